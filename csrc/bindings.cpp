@@ -1,0 +1,83 @@
+// The module fastjac._native: argument checks with named messages, nothing else.
+//
+// Python owns all memory and passes addresses, sizes and (for CUDA) the stream as
+// integers; fastjac/native.py is the only caller. To add a CPU kernel `foo`: include
+// cpu/foo.h, write bind_foo below, call it in PYBIND11_MODULE. CUDA kernels are bound
+// in cuda/bindings.h, which the tests compile a second time without a GPU.
+#include <pybind11/pybind11.h>
+
+#include "binding_helpers.h"
+#include "build_config.h"
+#include "cpu/dispatch.h"
+#include "cpu/squared_norms.h"
+#if FASTJAC_WITH_CUDA
+#    include "cuda/bindings.h"
+#endif
+
+namespace py = pybind11;
+
+namespace fastjac {
+namespace {
+
+void bind_build(py::module_& m) {
+    m.def("isa", [] { return isa_name(isa()); });
+    m.def("supported_isas", [] {
+        py::list names;
+        for (Isa which : {Isa::baseline, Isa::avx2, Isa::avx512}) {
+            if (isa_supported(which)) names.append(isa_name(which));
+        }
+        return names;
+    });
+    m.def("build_config", [] {
+        py::dict config;
+        config["version"] = FASTJAC_VERSION;
+        config["compiler"] = FASTJAC_COMPILER;
+        config["flags"] = FASTJAC_FLAGS;
+        config["isas"] = FASTJAC_ISAS;
+        config["cuda_compiler"] = FASTJAC_CUDA_COMPILER;
+        config["cuda_architectures"] = FASTJAC_CUDA_ARCHITECTURES;
+        config["cuda_why_not"] = FASTJAC_CUDA_WHY_NOT;
+        return config;
+    });
+}
+
+void bind_squared_norms(py::module_& m) {
+    m.attr("SQUARED_NORMS_PIECE") = kSquaredNormsPiece;
+    m.def(
+        "squared_norms",
+        [](DType dtype, Address rows, Address weights, Address partials, Address norms,
+           std::int64_t samples, std::int64_t row_count, std::int64_t row_length) {
+            check_size("samples", samples);
+            check_size("row_count", row_count);
+            check_size("row_length", row_length);
+            by_dtype(dtype, [&](auto zero) {
+                using T = decltype(zero);
+                SquaredNorms<T> p{};
+                p.rows = pointer<const T>("rows", rows, samples * row_count * row_length);
+                p.weights = optional_pointer<const double>("weights", weights);
+                p.partials = pointer<double>("partials", partials,
+                                             samples * row_count * row_length);
+                p.norms = pointer<double>("norms", norms, samples);
+                p.samples = samples;
+                p.row_count = row_count;
+                p.row_length = row_length;
+                FASTJAC_CALL(squared_norms<T>, p);
+            });
+        },
+        py::arg("dtype"), py::arg("rows"), py::arg("weights"), py::arg("partials"),
+        py::arg("norms"), py::arg("samples"), py::arg("row_count"),
+        py::arg("row_length"));
+}
+
+}  // namespace
+}  // namespace fastjac
+
+PYBIND11_MODULE(_native, m) {
+    fastjac::bind_dtype(m);
+    fastjac::bind_build(m);
+    fastjac::bind_squared_norms(m);
+#if FASTJAC_WITH_CUDA
+    py::module_ cuda = m.def_submodule("cuda");
+    fastjac::cuda::bind(cuda);
+#endif
+}

@@ -1,0 +1,235 @@
+"""The native kernels: the only module that imports `fastjac._native`.
+
+It loads the module, says what it can do, and wraps each kernel for tensors: results are
+allocated here, addresses and sizes go down, and on a GPU the current stream. Layouts
+are part of each wrapper's contract; a tensor that is not contiguous is refused, never
+silently copied.
+
+Environment: `FASTJAC_DISABLE_NATIVE=1` uses torch operators only (for tests);
+`FASTJAC_ISA=baseline|avx2|avx512` picks the instruction set of the CPU kernels.
+"""
+
+import os
+import warnings
+from types import ModuleType
+from typing import Any
+
+# Before _native: torch brings the OpenMP runtime whose threads the kernels share.
+import torch
+from torch import Tensor
+
+__all__ = [
+    "available",
+    "build_config",
+    "cuda_available",
+    "cuda_why_not",
+    "isa",
+    "kernels",
+    "launch_arguments",
+    "squared_norms",
+    "usable",
+    "why_not",
+]
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+def _load() -> tuple[ModuleType | None, str | None]:
+    """The native module, or None and the reason why there is none."""
+    if os.environ.get("FASTJAC_DISABLE_NATIVE", "") not in ("", "0"):
+        return None, "FASTJAC_DISABLE_NATIVE is set"
+    try:
+        from fastjac import _native
+        from fastjac._version import __version__
+
+        built = _native.build_config()["version"]
+        if built != __version__:
+            raise ImportError(
+                f"it was built from version {built}, this is {__version__}"
+            )
+    except ImportError as error:
+        reason = f"fastjac._native cannot be imported: {error}"
+        warnings.warn(
+            f"fastjac runs without its native kernels, on torch operators alone, which "
+            f"is slower: {reason}. Reinstall with `pip install .`, or for development "
+            f"run `python setup.py build_ext --inplace`.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None, reason
+    _native.isa()  # raises now, not at the first kernel, if FASTJAC_ISA is impossible
+    return _native, None
+
+
+_module, _reason = _load()
+
+
+def available() -> bool:
+    """Whether the native CPU kernels are there.
+
+    Example:
+        >>> available() == (why_not() is None)
+        True
+    """
+    return _module is not None
+
+
+def why_not() -> str | None:
+    """The reason why there are no native kernels, or None if there are."""
+    return _reason
+
+
+def cuda_available() -> bool:
+    """Whether the CUDA kernels were built and torch sees a GPU."""
+    return cuda_why_not() is None
+
+
+def cuda_why_not() -> str | None:
+    """The reason why no CUDA kernel can run, or None if they can."""
+    if _module is None:
+        return _reason
+    if not hasattr(_module, "cuda"):
+        return f"built without CUDA: {_module.build_config()['cuda_why_not']}"
+    if not torch.cuda.is_available():
+        return "torch sees no GPU"
+    return None
+
+
+def build_config() -> dict[str, str]:
+    """How the native module was built; empty if there is none."""
+    return {} if _module is None else dict(_module.build_config())
+
+
+def isa() -> str | None:
+    """The instruction set in use: "baseline", "avx2" or "avx512"."""
+    return None if _module is None else str(_module.isa())
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the native kernels take these tensors together.
+
+    They do if all are contiguous, on one device (CPU, or CUDA where it was built), and
+    all floating-point ones are float32 or all float64.
+
+    Example:
+        >>> usable(torch.zeros(2, dtype=torch.bfloat16))
+        False
+    """
+    device = tensors[0].device
+    if device.type == "cpu":
+        if _module is None:
+            return False
+    elif device.type != "cuda" or cuda_why_not() is not None:
+        return False
+    dtypes = {t.dtype for t in tensors if t.is_floating_point()}
+    return (
+        len(dtypes) <= 1
+        and dtypes.issubset(_DTYPES)
+        and all(
+            t.device == device
+            and t.layout == torch.strided
+            and not t.is_complex()
+            and t.is_contiguous()
+            for t in tensors
+        )
+    )
+
+
+def kernels(*tensors: Tensor) -> Any:
+    """The bindings for the device of these tensors, after checking that they fit.
+
+    Raises:
+        RuntimeError: there are no native kernels for that device.
+        ValueError: the tensors do not fit together; see `usable`.
+    """
+    device = tensors[0].device
+    reason = cuda_why_not() if device.type == "cuda" else why_not()
+    if device.type not in ("cpu", "cuda"):
+        reason = "native kernels exist for cpu and cuda"
+    if reason is not None:
+        raise RuntimeError(f"no native kernel for a tensor on {device}: {reason}")
+    if not usable(*tensors):
+        got = ", ".join(
+            f"{tuple(t.shape)} {t.dtype} on {t.device}"
+            f"{'' if t.is_contiguous() else ' (not contiguous)'}"
+            for t in tensors
+        )
+        raise ValueError(
+            f"native kernels take contiguous tensors on one device, all float32 or all "
+            f"float64; got {got}"
+        )
+    assert _module is not None
+    return _module.cuda if device.type == "cuda" else _module
+
+
+def launch_arguments(tensor: Tensor) -> dict[str, Any]:
+    """The keywords that every kernel takes: the element type and, on CUDA, where to run.
+
+    Kernels run on the stream that is current for the tensor's device, as torch's own
+    operators do, and nothing waits for them.
+    """
+    assert _module is not None
+    dtypes = _module.DType
+    dtype = dtypes.float32 if tensor.dtype == torch.float32 else dtypes.float64
+    if not tensor.is_cuda:
+        return {"dtype": dtype}
+    stream = torch.cuda.current_stream(tensor.device).cuda_stream
+    return {"dtype": dtype, "device": tensor.get_device(), "stream": stream}
+
+
+def squared_norms(rows: Tensor, weights: Tensor | None = None) -> Tensor:
+    r"""Squared norm of each sample's rows, accumulated in float64.
+
+    $$norms_n = \sum_r weights_r \sum_m rows_{nrm}^2$$
+
+    The result does not depend on the number of threads.
+
+    Args:
+        rows: (N, R, ...), float32 or float64, contiguous.
+        weights: (R,) float64, or None for all ones.
+
+    Returns:
+        (N,), float64.
+
+    Raises:
+        RuntimeError: there are no native kernels for that device.
+        ValueError: a tensor does not fit.
+
+    Example:
+        >>> import fastjac.native as native
+        >>> if native.available():
+        ...     print(native.squared_norms(torch.ones(2, 3, 4)).tolist())
+        ... else:
+        ...     print([12.0, 12.0])
+        [12.0, 12.0]
+    """
+    module = kernels(rows)
+    if rows.dim() < 2:
+        raise ValueError(f"`rows` must be (N, R, ...), got {tuple(rows.shape)}")
+    samples, row_count = rows.shape[:2]
+    if weights is not None:
+        kernels(weights)
+        if weights.shape != (row_count,) or weights.dtype != torch.float64:
+            raise ValueError(
+                f"`weights` must be ({row_count},) float64, one for each row, "
+                f"got {tuple(weights.shape)} {weights.dtype}"
+            )
+        if weights.device != rows.device:
+            raise ValueError(
+                f"`weights` is on {weights.device} but `rows` is on {rows.device}"
+            )
+    row_length = rows[0, 0].numel() if samples and row_count else 0
+    pieces = -(-row_length // module.SQUARED_NORMS_PIECE)
+    partials = rows.new_empty(samples * row_count * pieces, dtype=torch.float64)
+    norms = rows.new_empty(samples, dtype=torch.float64)
+    module.squared_norms(
+        rows=rows.data_ptr(),
+        weights=0 if weights is None else weights.data_ptr(),
+        partials=partials.data_ptr(),
+        norms=norms.data_ptr(),
+        samples=samples,
+        row_count=row_count,
+        row_length=row_length,
+        **launch_arguments(rows),
+    )
+    return norms
