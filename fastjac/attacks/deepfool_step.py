@@ -1,0 +1,83 @@
+"""One DeepFool step for a batch: to the nearest boundary and a little further.
+
+For a sample with rows J_k (gradients of the logits z_k), leaving class 0:
+
+    w_k = J_k - J_0,   f_k = z_k - z_0,   d_k = |f_k| / ||w_k||_q,   k* = argmin d_k
+    r  <- r + (d_k* + 1e-4) direction(w_k*),   x <- start + (1 + overshoot) r
+
+with q = 2 and direction(w) = w / ||w||_2 for l2, q = 1 and sign(w) for l_inf. With
+bounds x is clamped and r follows it, so that the next step starts from where x is.
+A sample whose every w_k is zero has no boundary to first order: it does not move.
+"""
+
+import torch
+from torch import Tensor
+
+from fastjac.attacks.arguments import Bounds, Norm
+
+MARGIN = 1e-4  # added to the distance, as in the authors' code
+
+
+def deepfool_step_reference(
+    rows: Tensor,
+    logits: Tensor,
+    start: Tensor,
+    shift: Tensor,
+    x: Tensor,
+    *,
+    overshoot: float,
+    bounds: Bounds | None,
+    norm: Norm,
+) -> Tensor:
+    """Move `shift` and `x` in place; return which samples could not move.
+
+    Args:
+        rows: (n, R, ...) gradients of R logits, the class to leave in front.
+        logits: (n, R) those logits.
+        start: (n, ...) the clean samples.
+        shift: (n, ...) perturbation accumulated so far, without overshoot.
+        x: (n, ...) the perturbed samples.
+        overshoot: share by which the accumulated perturbation is exceeded, >= 0.
+        bounds: (low, high) of x, or None.
+        norm: "l2" or "linf", in which the nearest boundary is sought.
+
+    Returns:
+        (n,) True where all differences of rows are zero.
+    """
+    flat = rows.flatten(2)
+    w = flat[:, 1:] - flat[:, :1]
+    f = logits[:, 1:] - logits[:, :1]
+    size = w.abs().sum(2) if norm == "linf" else w.norm(dim=2)
+    distance = torch.where(size > 0, f.abs() / size, torch.inf)
+    nearest, at = distance.min(1)
+    stuck = nearest.isinf()
+    w = w.take_along_dim(at[:, None, None], 1).squeeze(1)
+    size = size.take_along_dim(at[:, None], 1)
+    direction = w.sign() if norm == "linf" else w / size
+    update = (nearest[:, None] + MARGIN) * direction
+    update = torch.where(stuck[:, None], torch.zeros_like(update), update)
+    moved = shift.flatten(1) + update
+    reached = start.flatten(1) + (1 + overshoot) * moved
+    if bounds is not None:
+        reached = reached.clamp(*bounds)
+        moved = (reached - start.flatten(1)) / (1 + overshoot)
+    shift.copy_(moved.view_as(shift))
+    x.copy_(reached.view_as(x))
+    return stuck
+
+
+def deepfool_step(
+    rows: Tensor,
+    logits: Tensor,
+    start: Tensor,
+    shift: Tensor,
+    x: Tensor,
+    *,
+    overshoot: float,
+    bounds: Bounds | None,
+    norm: Norm,
+) -> Tensor:
+    """As `deepfool_step_reference`, by the native kernel where there is one."""
+    return deepfool_step_reference(
+        rows, logits, start, shift, x, overshoot=overshoot, bounds=bounds, norm=norm
+    )
