@@ -1,0 +1,139 @@
+"""One comparison for all tests: fused value and gradients against the oracle."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastjac
+from fastjac import native
+
+PATHS = ("native", "torch")
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+def path_missing(path: str) -> str | None:
+    """Why a path cannot be taken here; None if it can."""
+    if path == "native" and not native.available():
+        return f"native kernels are not there: {native.why_not()}"
+    return None
+
+
+@contextmanager
+def take_path(path: str) -> Iterator[None]:
+    """Run the body with the native kernels or with torch operators only."""
+    with pytest.MonkeyPatch.context() as patch:
+        if path == "torch":
+            patch.setattr(native, "_module", None)
+            patch.setattr(native, "_reason", "switched off by this test")
+        yield
+
+
+def assert_close(got: Tensor, expected: Tensor, dtype: torch.dtype, name: str) -> None:
+    assert got.shape == expected.shape, f"{name}: {got.shape} != {expected.shape}"
+    assert torch.isfinite(got).all(), f"{name} is not finite"
+    measured = oracle.error(got, expected)
+    limit = TOLERANCE[dtype]
+    assert measured <= limit, f"{name}: error {measured:.2e} > {limit:.0e} ({dtype})"
+
+
+def compare(
+    build: Callable[[torch.dtype], nn.Module],
+    x: Tensor,
+    *,
+    seed: int = 0,
+    reduction: str = "sum",
+    class_weights: Sequence[float] | None = None,
+    dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32),
+    paths: Sequence[str] = PATHS,
+    **options: Any,
+) -> float:
+    """Assert that penalty_from_graph equals the oracle in every dtype and path.
+
+    Args:
+        build: makes the network in a dtype, with weights that float32 represents.
+        x: (N, ...) float64 input that float32 represents.
+        seed: of dropout, so that every forward has the same mask.
+        options: further keywords of `fastjac.penalty_from_graph`.
+
+    Returns:
+        The expected value, summed, so that a caller can see whether it is zero.
+    """
+    truth = build(torch.float64)
+    logits, leaf = forward(truth, x, seed)
+    squares = oracle.jacobian_squares(logits, leaf, class_weights)
+    value = oracle.reduce(squares, reduction)
+    gradients = oracle.gradients(value, oracle.trainable(truth))
+    for dtype in dtypes:
+        model = build(dtype)
+        if dtype == torch.float32 and not same_piece(truth, model, x, seed):
+            continue
+        for path in paths:
+            if path_missing(path):
+                continue
+            with take_path(path):
+                logits, leaf = forward(model, x.to(dtype), seed)
+                got = fastjac.penalty_from_graph(
+                    logits,
+                    leaf,
+                    reduction=reduction,
+                    backend="fused",
+                    **weights_option(class_weights, dtype),
+                    **options,
+                )
+                found = oracle.gradients(got, oracle.trainable(model))
+            assert got.dtype == dtype
+            assert_close(got, value, dtype, f"{path} value")
+            for name, g, e in zip(names(model), found, gradients, strict=True):
+                assert_close(g, e, dtype, f"{path} gradient of {name}")
+    return value.sum().item()
+
+
+def weights_option(weights: Sequence[float] | None, dtype: torch.dtype) -> dict:
+    if weights is None:
+        return {}
+    return {"class_weights": torch.tensor(weights, dtype=dtype)}
+
+
+def forward(model: nn.Module, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Logits and the leaf they were computed from, with the dropout mask of seed."""
+    leaf = x.detach().clone().requires_grad_()
+    torch.manual_seed(seed)
+    return model(leaf), leaf
+
+
+def same_piece(one: nn.Module, other: nn.Module, x: Tensor, seed: int) -> bool:
+    """Whether float32 rounding left every kink on the side it has in float64."""
+    torch.manual_seed(seed)
+    pieces_one = oracle.pieces(one, x)
+    torch.manual_seed(seed)
+    pieces_other = oracle.pieces(other, x.float())
+    return oracle.same_piece(pieces_one, pieces_other)
+
+
+def names(model: nn.Module) -> list[str]:
+    return [n for n, p in model.named_parameters() if p.requires_grad]
+
+
+def seeded_build(
+    make: Callable[[], nn.Module], prepare: Callable[[nn.Module], None] | None = None
+) -> Callable[[torch.dtype], nn.Module]:
+    """A build function for `compare` from a plain constructor."""
+
+    @functools.wraps(make)
+    def build(dtype: torch.dtype) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            model = make()
+            if prepare is not None:
+                prepare(model)
+        return model.to(dtype)
+
+    return build

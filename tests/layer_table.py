@@ -1,0 +1,363 @@
+"""Every layer that runs fused, one entry each: how it is made and its input shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from layers import (
+    SHAPE_OPERATIONS,
+    Absolute,
+    Concatenate,
+    Constant,
+    Divide,
+    Maxout,
+    Normalise,
+    Reduce,
+    Residual,
+    Scale,
+    Shape,
+    Siamese,
+    Split,
+    Stack,
+    Twice,
+)
+from networks import randomise_statistics
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+
+class Function(nn.Module):
+    """A module from a function of x and of its own parameters."""
+
+    def __init__(self, function: Callable[..., Tensor], *shapes: tuple[int, ...]):
+        super().__init__()
+        self.function = function
+        self.tensors = nn.ParameterList(torch.rand(shape) + 0.2 for shape in shapes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.tensors)
+
+
+class Halved(nn.Module):
+    """A parametrization: the weight is computed as half of another."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+def parametrized(module: nn.Module) -> nn.Module:
+    parametrize.register_parametrization(module, "weight", Halved())
+    return module
+
+
+def of(function: Callable[..., Tensor], *shapes: tuple[int, ...]) -> Callable:
+    return lambda: Function(function, *shapes)
+
+
+def conv(dims: int, *args, **kwargs) -> Callable[[], nn.Module]:
+    return lambda: getattr(nn, f"Conv{dims}d")(*args, **kwargs)
+
+
+def transposed(dims: int, *args, **kwargs) -> Callable[[], nn.Module]:
+    return lambda: getattr(nn, f"ConvTranspose{dims}d")(*args, **kwargs)
+
+
+def batch_norm(shape: tuple[int, ...], affine: bool) -> nn.Module:
+    dims = len(shape) - 1
+    norm = getattr(nn, f"BatchNorm{max(dims, 1)}d")(shape[0], affine=affine)
+    randomise_statistics(norm)
+    return norm.eval()
+
+
+LINE, IMAGE, VOLUME = (4, 9), (4, 7, 6), (4, 4, 5, 3)
+SHAPES = {1: LINE, 2: IMAGE, 3: VOLUME}
+
+# name: (the layer under test, shape of one sample at its input)
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(12, 5), (12,)),
+    "linear without bias": (lambda: nn.Linear(12, 5, bias=False), (12,)),
+    "linear on the last axis": (lambda: nn.Linear(9, 5), LINE),
+    "linear on the last axis without bias": (lambda: nn.Linear(9, 5, False), LINE),
+    "linear on the last axis of an image": (lambda: nn.Linear(6, 5), IMAGE),
+    "linear by matmul": (of(lambda x, w: x @ w, (12, 5)), (12,)),
+    "linear by F.linear": (of(lambda x, w, b: F.linear(x, w, b), (5, 12), (5,)), (12,)),
+    "linear by addmm": (
+        of(lambda x, w, b: torch.addmm(b, x, w, beta=2, alpha=0.5), (12, 5), (5,)),
+        (12,),
+    ),
+    "linear by einsum": (
+        of(lambda x, w: torch.einsum("nd,dk->nk", x, w), (12, 5)),
+        (12,),
+    ),
+    "matrix product from the left": (of(lambda x, w: w @ x, (5, 4)), LINE),
+    "batched matrix product": (
+        of(lambda x, w: torch.bmm(x, w.expand(len(x), -1, -1)), (1, 9, 5)),
+        LINE,
+    ),
+    "matrix times vector": (of(lambda x, w: (x @ w).unsqueeze(1), (12,)), (12,)),
+    "flatten in the linear": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 7)),
+        LINE,
+    ),
+    **{
+        f"conv{d}d {name}": (conv(d, 4, *args, **kwargs), SHAPES[d])
+        for d in (1, 2, 3)
+        for name, args, kwargs in [
+            ("plain", (6, 3), {}),
+            ("one by one", (6, 1), {}),
+            ("without bias", (5, 2), {"bias": False}),
+            ("one channel out", (1, 3), {"padding": 1}),
+            ("twenty channels out", (20, 3), {"padding": 1}),
+            ("stride", (6, 3), {"stride": 2}),
+            ("stride larger than the kernel", (6, 2), {"stride": 3}),
+            ("padding", (6, 3), {"padding": 2}),
+            ("dilation", (6, 2), {"dilation": 2}),
+            ("groups", (6, 3), {"groups": 2}),
+            ("depthwise", (8, 3), {"groups": 4}),
+            ("same padding", (6, 3), {"padding": "same"}),
+            ("same padding, even kernel", (6, 2), {"padding": "same"}),
+            ("reflect", (6, 3), {"padding": 1, "padding_mode": "reflect"}),
+            ("replicate", (6, 3), {"padding": 1, "padding_mode": "replicate"}),
+            ("circular", (6, 3), {"padding": 1, "padding_mode": "circular"}),
+        ]
+    },
+    "conv2d uneven in everything": (
+        conv(2, 4, 6, (3, 2), stride=(1, 2), padding=(2, 0), dilation=(1, 2)),
+        IMAGE,
+    ),
+    **{
+        f"transposed conv{d}d {name}": (transposed(d, 4, *args, **kwargs), SHAPES[d])
+        for d in (1, 2, 3)
+        for name, args, kwargs in [
+            ("plain", (6, 3), {}),
+            ("stride", (6, 3), {"stride": 2, "output_padding": 1}),
+            ("padding", (6, 3), {"padding": 1, "dilation": 2}),
+            ("groups", (6, 2), {"groups": 2, "bias": False}),
+        ]
+    },
+    "unbatched convolution of each sample": (
+        of(lambda x, w: torch.stack([F.conv1d(s, w) for s in x]), (6, 4, 3)),
+        LINE,
+    ),
+    "relu": (nn.ReLU, IMAGE),
+    "relu in place": (
+        lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(inplace=True)),
+        IMAGE,
+    ),
+    "functional relu": (of(lambda x: F.relu(x)), IMAGE),
+    "clamp": (of(lambda x: x.clamp(-0.3, 0.5)), IMAGE),
+    "clamp at zero": (of(lambda x: x.clamp(min=0)), IMAGE),
+    "leaky relu": (lambda: nn.LeakyReLU(0.2), IMAGE),
+    "leaky relu in place": (
+        lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.LeakyReLU(0.2, inplace=True)),
+        IMAGE,
+    ),
+    "prelu": (nn.PReLU, IMAGE),
+    "prelu with a slope a channel": (lambda: nn.PReLU(4), IMAGE),
+    "relu6": (nn.ReLU6, IMAGE),
+    "hardtanh": (lambda: nn.Hardtanh(-0.5, 0.3), IMAGE),
+    "hardtanh in place": (
+        lambda: nn.Sequential(nn.Linear(9, 9), nn.Hardtanh(-0.5, 0.3, inplace=True)),
+        LINE,
+    ),
+    "threshold": (lambda: nn.Threshold(0.1, 0.0), IMAGE),
+    "abs": (Absolute, IMAGE),
+    "maximum of two": (of(lambda x: torch.maximum(x, 0.5 * x - 0.1)), IMAGE),
+    "minimum of two": (of(lambda x: torch.minimum(x, 0.5 * x - 0.1)), IMAGE),
+    "where": (of(lambda x: torch.where(x > 0.2, x, 0.1 * x)), IMAGE),
+    "maxout by max": (lambda: Maxout(2, "max"), IMAGE),
+    "maxout by amax": (lambda: Maxout(2, "amax"), IMAGE),
+    "amax over two axes": (of(lambda x: x.amax((2, 3))), IMAGE),
+    "max over the last axis": (of(lambda x: x.max(-1).values), IMAGE),
+    "min over the last axis": (of(lambda x: x.min(-1, keepdim=True).values), IMAGE),
+    "ties of amax": (of(lambda x: x.relu().amax(-1)), (4, 3, 2)),
+    "dropout": (lambda: nn.Dropout(0.4), IMAGE),
+    "dropout2d": (lambda: nn.Dropout2d(0.4), IMAGE),
+    "dropout with nothing dropped": (lambda: nn.Dropout(0.0), IMAGE),
+    "dropout in eval mode": (lambda: nn.Dropout(0.4).eval(), IMAGE),
+    **{
+        f"max pool{d}d {name}": (
+            lambda d=d, kw=kw: getattr(nn, f"MaxPool{d}d")(**kw),
+            SHAPES[d],
+        )
+        for d in (1, 2, 3)
+        for name, kw in [
+            ("plain", {"kernel_size": 2}),
+            ("overlapping", {"kernel_size": 3, "stride": 1}),
+            ("gaps", {"kernel_size": 1, "stride": 2}),
+            ("padded", {"kernel_size": 3, "stride": 2, "padding": 1}),
+            ("dilated", {"kernel_size": 2, "stride": 1, "dilation": 2}),
+            ("ceil mode", {"kernel_size": 2, "stride": 2, "ceil_mode": True}),
+        ]
+    },
+    "max pool after relu": (lambda: nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), IMAGE),
+    "relu after max pool": (lambda: nn.Sequential(nn.MaxPool2d(2), nn.ReLU()), IMAGE),
+    "max pool with indices": (
+        lambda: Function(lambda x: F.max_pool2d(x, 2, return_indices=True)[0]),
+        IMAGE,
+    ),
+    **{
+        f"avg pool{d}d {name}": (
+            lambda d=d, kw=kw: getattr(nn, f"AvgPool{d}d")(**kw),
+            SHAPES[d],
+        )
+        for d in (1, 2, 3)
+        for name, kw in [
+            ("plain", {"kernel_size": 2}),
+            ("overlapping", {"kernel_size": 3, "stride": 1}),
+            ("padded", {"kernel_size": 3, "stride": 2, "padding": 1}),
+            ("ceil mode", {"kernel_size": 2, "stride": 2, "ceil_mode": True}),
+            (
+                "padding not counted",
+                {"kernel_size": 3, "padding": 1, "count_include_pad": False},
+            ),
+        ]
+    },
+    "avg pool with its own divisor": (
+        lambda: nn.AvgPool2d(2, divisor_override=3),
+        IMAGE,
+    ),
+    **{
+        f"adaptive {kind.lower()} pool{d}d to {size}": (
+            lambda d=d, kind=kind, size=size: getattr(nn, f"Adaptive{kind}Pool{d}d")(
+                size
+            ),
+            SHAPES[d],
+        )
+        for d in (1, 2, 3)
+        for kind in ("Avg", "Max")
+        for size in (1, 2, 4)
+    },
+    "mean over space": (lambda: Reduce("mean", (2, 3)), IMAGE),
+    "mean keeping dims": (lambda: Reduce("mean", (2, 3), True), IMAGE),
+    "mean over channels": (lambda: Reduce("mean", (1,)), IMAGE),
+    "sum over the last axis": (lambda: Reduce("sum", (-1,)), IMAGE),
+    "sum over negative axes": (lambda: Reduce("sum", (-1, -3)), IMAGE),
+    **{
+        f"batch norm of {len(shape) - 1} axes, affine={affine}": (
+            lambda shape=shape, affine=affine: batch_norm(shape, affine),
+            shape,
+        )
+        for shape in ((12,), LINE, IMAGE, VOLUME)
+        for affine in (True, False)
+    },
+    "conv, batch norm, relu": (
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 6, 3, bias=False), batch_norm((6, 1, 1), True), nn.ReLU(True)
+        ),
+        IMAGE,
+    ),
+    "input normalisation": (lambda: Normalise(4), IMAGE),
+    "learnt scale": (lambda: Scale(4), IMAGE),
+    "learnt divisor": (lambda: Divide(4), IMAGE),
+    "learnt scalar": (of(lambda x, a: a * x, ()), IMAGE),
+    "learnt factor of every element": (of(lambda x, a: x * a, IMAGE), IMAGE),
+    "factor that broadcasts x": (of(lambda x, a: x[:, :1] * a, (3, 7, 6)), IMAGE),
+    "mask": (of(lambda x: x * (torch.arange(6, dtype=x.dtype) % 2)), IMAGE),
+    "multiplication in place": (of(lambda x: (x + 0).mul_(0.5)), IMAGE),
+    "2 x + 1": (lambda: Constant("2 x + 1"), IMAGE),
+    "x / 3 - 1": (lambda: Constant("x / 3 - 1"), IMAGE),
+    "1 - x": (lambda: Constant("1 - x"), IMAGE),
+    "learnt bias": (of(lambda x, b: x + b, (4, 1, 1)), IMAGE),
+    **{
+        f"residual {form}": (
+            lambda form=form: Residual(nn.Conv2d(4, 4, 3, padding=1), form),
+            IMAGE,
+        )
+        for form in ("x + f", "x - f", "f - x", "x + 0.7 f", "x - 0.7 f", "f += x")
+    },
+    "sum that broadcasts": (of(lambda x: x + x.mean(1, keepdim=True)), IMAGE),
+    "x plus x": (of(lambda x: x + x), IMAGE),
+    "x minus x": (of(lambda x: (x - x) + 0.1 * x), IMAGE),
+    **{
+        f"cat along axis {dim}": (
+            lambda dim=dim: Concatenate(nn.Conv2d(4, 4, 3, padding=1), dim),
+            IMAGE,
+        )
+        for dim in (1, 2, -1)
+    },
+    "cat of a tensor with itself": (of(lambda x: torch.cat([x, x, x], 1)), IMAGE),
+    **{
+        f"stack along axis {dim}, then {op}": (
+            lambda dim=dim, op=op: Stack(nn.Conv2d(4, 4, 3, padding=1), dim, op),
+            IMAGE,
+        )
+        for dim in (1, 2, 4)
+        for op in ("sum", "max")
+    },
+    **{
+        f"{op} of the channels": (
+            lambda op=op: Split(nn.Conv2d(3, 3, 3, padding=1), 3, op),
+            IMAGE,
+        )
+        for op in ("split", "tensor_split", "slice")
+    },
+    "chunk": (of(lambda x: torch.cat(list(x.chunk(3, 1)[:2]), -1)), IMAGE),
+    "unbind": (of(lambda x: x.unbind(1)[2] - x.unbind(1)[0]), IMAGE),
+    **{f"shape: {op}": (lambda op=op: Shape(op), IMAGE) for op in SHAPE_OPERATIONS},
+    "slice from the end": (of(lambda x: x[:, -3:, ..., 1:-1]), IMAGE),
+    "slice with a step": (of(lambda x: x[:, :, 1::3]), IMAGE),
+    "index one channel": (of(lambda x: x[:, 2]), IMAGE),
+    "squeeze": (of(lambda x: x.unsqueeze(-1).squeeze()), LINE),
+    "movedim": (of(lambda x: x.movedim(1, -1)), IMAGE),
+    "swap samples to the middle and back": (
+        of(lambda x, w: (x.transpose(0, 1) @ w).transpose(0, 1), (9, 5)),
+        LINE,
+    ),
+    "unflatten": (lambda: nn.Unflatten(1, (2, 2)), IMAGE),
+    "pixel shuffle by reshape and permute": (
+        of(
+            lambda x: (
+                x.unflatten(1, (2, 2)).permute(0, 1, 3, 4, 2).reshape(len(x), 2, 7, 12)
+            )
+        ),
+        IMAGE,
+    ),
+    "constant padding": (lambda: nn.ConstantPad2d((1, 0, 2, 3), 0.7), IMAGE),
+    "cropping by negative padding": (lambda: nn.ZeroPad2d((-1, 1, 0, -2)), IMAGE),
+    "reflection padding": (lambda: nn.ReflectionPad2d(2), IMAGE),
+    "replication padding": (lambda: nn.ReplicationPad2d(2), IMAGE),
+    "circular padding": (lambda: nn.CircularPad2d(2), IMAGE),
+    "nearest upsampling 1d": (lambda: nn.Upsample(scale_factor=2), LINE),
+    "nearest upsampling 2d": (lambda: nn.Upsample(scale_factor=(2, 3)), IMAGE),
+    "nearest upsampling 3d": (lambda: nn.Upsample(scale_factor=2), VOLUME),
+    "nearest resizing": (lambda: nn.Upsample(size=(5, 11)), IMAGE),
+    "weight norm": (
+        lambda: parametrizations.weight_norm(nn.Conv2d(4, 6, 3)),
+        IMAGE,
+    ),
+    "weight norm of a linear": (
+        lambda: parametrizations.weight_norm(nn.Linear(12, 5)),
+        (12,),
+    ),
+    "spectral norm": (
+        lambda: parametrizations.spectral_norm(nn.Conv2d(4, 6, 3)).eval(),
+        IMAGE,
+    ),
+    "own parametrization": (lambda: parametrized(nn.Conv2d(4, 6, 3)), IMAGE),
+    "weights applied twice": (lambda: Twice(nn.Conv2d(4, 4, 3, padding=1)), IMAGE),
+    "linear weights applied twice": (lambda: Twice(nn.Linear(9, 9)), LINE),
+    "weights applied to two inputs": (lambda: Siamese(nn.Conv2d(4, 5, 3)), IMAGE),
+    "a weight used as it is and transposed": (
+        of(lambda x, w: F.relu(x @ w) @ w.t(), (12, 5)),
+        (12,),
+    ),
+    "a weight used as two convolutions": (
+        of(lambda x, w: F.conv2d(x, w) + F.conv2d(1 - x, 3 * w), (6, 4, 3, 3)),
+        IMAGE,
+    ),
+    "detached branch": (of(lambda x: x + x.detach().relu()), IMAGE),
+    "python control flow": (of(lambda x: x if x.sum() > 1e9 else 2 * x.relu()), IMAGE),
+    "contiguous": (of(lambda x: x.mT.contiguous()), IMAGE),
+    "channels last": (
+        lambda: nn.Sequential(
+            Function(lambda x: x.contiguous(memory_format=torch.channels_last)),
+            nn.Conv2d(4, 6, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ),
+        IMAGE,
+    ),
+}
