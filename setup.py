@@ -90,8 +90,6 @@ class Cuda:
 
 def find_cuda() -> Cuda:
     """The toolkit to build with; raises NoCuda with the reason if there is none."""
-    if not any(CSRC.glob("cuda/*.cu")):
-        raise NoCuda("no CUDA sources yet")
     nvcc = find_nvcc()
     try:
         release = re.search(r"release \S+, (V\S+)", output_of([nvcc, "--version"]))

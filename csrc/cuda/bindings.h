@@ -1,0 +1,163 @@
+// The CUDA half of the module: argument checks with named messages, nothing else.
+//
+// Plain C++, included by csrc/bindings.cpp, and by the tests for the stand-in that runs
+// the same kernels without a GPU. To add a kernel `foo`: include foo.h, write bind_foo,
+// call it in bind. Every function takes dtype, device and stream after its own arguments.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+
+#include "../binding_helpers.h"
+#include "gate_pool.h"
+#include "squared_norms.h"
+#include "stream.h"
+
+namespace fastjac {
+namespace cuda {
+
+namespace py = pybind11;
+
+inline Stream stream_of(int device, Address stream) {
+    return {device, reinterpret_cast<void*>(stream)};
+}
+
+inline void bind_gate_rows(py::module_& m) {
+    m.def(
+        "gate_rows",
+        [](Address rows, Address gate, Address out, std::int64_t samples,
+           std::int64_t row_count, std::int64_t row_length, bool positive, DType dtype,
+           int device, Address stream) {
+            check_size("samples", samples);
+            check_size("row_count", row_count);
+            check_size("row_length", row_length);
+            by_dtype(dtype, [&](auto zero) {
+                using T = decltype(zero);
+                const std::int64_t count = samples * row_count * row_length;
+                GateRows<T> p{};
+                p.rows = pointer<const T>("rows", rows, count);
+                p.gate = pointer<const T>("gate", gate, count);
+                p.out = pointer<T>("out", out, count);
+                p.samples = samples;
+                p.row_count = row_count;
+                p.row_length = row_length;
+                p.kind = positive ? Gate::positive : Gate::factor;
+                gate_rows(p, stream_of(device, stream));
+            });
+        },
+        py::kw_only(), py::arg("rows"), py::arg("gate"), py::arg("out"),
+        py::arg("samples"), py::arg("row_count"), py::arg("row_length"),
+        py::arg("positive"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
+}
+
+// (input, output, extent, stride, padding) of an axis.
+using Axis = std::array<std::int64_t, 5>;
+
+inline PoolAxis pool_axis(const Axis& axis) {
+    check_positive("axes: input", axis[0]);
+    check_positive("axes: output", axis[1]);
+    check_size("axes: stride", axis[3]);
+    if (axis[3] > 0) check_positive("axes: extent", axis[2]);
+    check_size("axes: padding", axis[4]);
+    return {axis[0], axis[1], axis[2], axis[3], axis[4]};
+}
+
+inline void bind_unpool_rows(py::module_& m) {
+    m.def(
+        "unpool_rows",
+        [](Address rows, Address indices, Address out, const std::array<Axis, 3>& axes,
+           std::int64_t samples, std::int64_t row_count, std::int64_t channels,
+           DType dtype, int device, Address stream) {
+            check_size("samples", samples);
+            check_size("row_count", row_count);
+            check_size("channels", channels);
+            by_dtype(dtype, [&](auto zero) {
+                using T = decltype(zero);
+                const std::int64_t count = samples * row_count * channels;
+                UnpoolRows<T> p{};
+                p.rows = pointer<const T>("rows", rows, count);
+                p.indices = pointer<const std::int64_t>("indices", indices, count);
+                p.out = pointer<T>("out", out, count);
+                for (int a = 0; a < 3; ++a) p.axes[a] = pool_axis(axes[a]);
+                p.samples = samples;
+                p.row_count = row_count;
+                p.channels = channels;
+                unpool_rows(p, stream_of(device, stream));
+            });
+        },
+        py::kw_only(), py::arg("rows"), py::arg("indices"), py::arg("out"),
+        py::arg("axes"), py::arg("samples"), py::arg("row_count"), py::arg("channels"),
+        py::arg("dtype"), py::arg("device"), py::arg("stream"));
+}
+
+inline void bind_pool_tangents(py::module_& m) {
+    m.def(
+        "pool_tangents",
+        [](Address tangents, Address indices, Address out, std::int64_t samples,
+           std::int64_t row_count, std::int64_t channels, std::int64_t pooled,
+           std::int64_t input, DType dtype, int device, Address stream) {
+            check_size("samples", samples);
+            check_size("row_count", row_count);
+            check_size("channels", channels);
+            check_size("pooled", pooled);
+            check_size("input", input);
+            by_dtype(dtype, [&](auto zero) {
+                using T = decltype(zero);
+                const std::int64_t count = samples * row_count * channels * pooled;
+                PoolTangents<T> p{};
+                p.tangents = pointer<const T>("tangents", tangents, count);
+                p.indices = pointer<const std::int64_t>("indices", indices, count);
+                p.out = pointer<T>("out", out, count);
+                p.samples = samples;
+                p.row_count = row_count;
+                p.channels = channels;
+                p.pooled = pooled;
+                p.input = input;
+                pool_tangents(p, stream_of(device, stream));
+            });
+        },
+        py::kw_only(), py::arg("tangents"), py::arg("indices"), py::arg("out"),
+        py::arg("samples"), py::arg("row_count"), py::arg("channels"), py::arg("pooled"),
+        py::arg("input"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
+}
+
+inline void bind_squared_norms(py::module_& m) {
+    m.attr("SQUARED_NORMS_PIECE") = kSquaredNormsPiece;
+    m.def(
+        "squared_norms",
+        [](Address rows, Address weights, Address partials, Address norms,
+           std::int64_t samples, std::int64_t row_count, std::int64_t row_length,
+           DType dtype, int device, Address stream) {
+            check_size("samples", samples);
+            check_size("row_count", row_count);
+            check_size("row_length", row_length);
+            by_dtype(dtype, [&](auto zero) {
+                using T = decltype(zero);
+                const std::int64_t count = samples * row_count * row_length;
+                SquaredNorms<T> p{};
+                p.rows = pointer<const T>("rows", rows, count);
+                p.weights = optional_pointer<const double>("weights", weights);
+                p.partials = pointer<double>("partials", partials, count);
+                p.norms = pointer<double>("norms", norms, samples);
+                p.samples = samples;
+                p.row_count = row_count;
+                p.row_length = row_length;
+                squared_norms(p, stream_of(device, stream));
+            });
+        },
+        py::kw_only(), py::arg("rows"), py::arg("weights"), py::arg("partials"),
+        py::arg("norms"), py::arg("samples"), py::arg("row_count"),
+        py::arg("row_length"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
+}
+
+inline void bind(py::module_& m) {
+    bind_gate_rows(m);
+    bind_unpool_rows(m);
+    bind_pool_tangents(m);
+    bind_squared_norms(m);
+}
+
+}  // namespace cuda
+}  // namespace fastjac

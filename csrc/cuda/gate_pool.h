@@ -1,0 +1,74 @@
+// Gates and pool routes applied to rows and tangents on the GPU.
+//
+// N samples, R rows, C channels; P pooled positions and Q input positions of a pool, each
+// flattened over up to three axes. Arrays are contiguous in the order given.
+#pragma once
+
+#include <cstdint>
+
+#include "stream.h"
+
+namespace fastjac {
+namespace cuda {
+
+enum class Gate {
+    positive,  // 1 where the gate array is > 0, else 0: the result of a ReLU
+    factor,    // the gate array itself
+};
+
+template <typename T>
+struct GateRows {
+    const T* rows;            // (N, R, M)
+    const T* gate;            // (N, M), shared by the R rows of a sample
+    T* out;                   // (N, R, M), may be `rows` itself
+    std::int64_t samples;     // N
+    std::int64_t row_count;   // R
+    std::int64_t row_length;  // M
+    Gate kind;
+};
+
+// One axis of a pool: output o covers the inputs o * stride - padding + [0, extent),
+// or, if stride is 0 (adaptive), floor(o * input / output) to ceil((o + 1) * input /
+// output). Extent counts the dilation in: (kernel - 1) * dilation + 1.
+struct PoolAxis {
+    std::int64_t input;
+    std::int64_t output;
+    std::int64_t extent;
+    std::int64_t stride;
+    std::int64_t padding;
+};
+
+template <typename T>
+struct UnpoolRows {
+    const T* rows;                // (N, R, C, P)
+    const std::int64_t* indices;  // (N, C, P), the winner's position in [0, Q)
+    T* out;                       // (N, R, C, Q)
+    PoolAxis axes[3];             // slowest first; P and Q are the products
+    std::int64_t samples;         // N
+    std::int64_t row_count;       // R
+    std::int64_t channels;        // C
+};
+
+template <typename T>
+struct PoolTangents {
+    const T* tangents;            // (N, R, C, Q)
+    const std::int64_t* indices;  // (N, C, P), the winner's position in [0, Q)
+    T* out;                       // (N, R, C, P)
+    std::int64_t samples;         // N
+    std::int64_t row_count;       // R
+    std::int64_t channels;        // C
+    std::int64_t pooled;          // P
+    std::int64_t input;           // Q
+};
+
+template <typename T>
+void gate_rows(const GateRows<T>& p, Stream stream);
+
+template <typename T>
+void unpool_rows(const UnpoolRows<T>& p, Stream stream);
+
+template <typename T>
+void pool_tangents(const PoolTangents<T>& p, Stream stream);
+
+}  // namespace cuda
+}  // namespace fastjac
