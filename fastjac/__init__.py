@@ -1,0 +1,32 @@
+"""Exact input-Jacobian penalties for PyTorch classifiers, at the price of an estimate.
+
+loss = F.cross_entropy(logits, y) + lam * fastjac.jacobian_penalty(model, x)
+"""
+
+from fastjac._version import __version__
+from fastjac.build import build_info
+from fastjac.differentiable import pull
+from fastjac.jacobian import jacobian, jacobian_norm, spectral_norm
+from fastjac.linearize import linearize
+from fastjac.penalties import (
+    JacobianReg,
+    cross_lipschitz_penalty,
+    input_gradient_penalty,
+    jacobian_penalty,
+    penalty_from_graph,
+)
+
+__all__ = [
+    "JacobianReg",
+    "__version__",
+    "build_info",
+    "cross_lipschitz_penalty",
+    "input_gradient_penalty",
+    "jacobian",
+    "jacobian_norm",
+    "jacobian_penalty",
+    "linearize",
+    "penalty_from_graph",
+    "pull",
+    "spectral_norm",
+]

@@ -1,0 +1,173 @@
+"""Checks of what users pass; every message says what was got, expected and to do."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ("frobenius", "sum", "mean", "none")
+BACKENDS = ("auto", "fused", "autograd")
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        options = ", ".join(repr(option) for option in allowed)
+        raise ValueError(f"`{name}` must be one of {options}; got {value!r}")
+
+
+def check_input(x: Tensor) -> None:
+    """Raise unless ``x`` is a floating-point batch of at least one sample."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"`x` must be a torch.Tensor; got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"`x` must be floating point to have a derivative; got {x.dtype}. "
+            "Convert it first, e.g. x.float() / 255 for uint8 images"
+        )
+    if x.dim() < 2:
+        raise ValueError(
+            f"`x` must be a batch of shape (N, ...); got shape {tuple(x.shape)}. "
+            "Add a batch dimension with x.unsqueeze(0)"
+        )
+    if x.shape[0] == 0:
+        raise ValueError(
+            f"`x` holds no samples (shape {tuple(x.shape)}); skip empty batches"
+        )
+
+
+def check_logits(logits: Any, x: Tensor) -> None:
+    """Raise unless ``logits`` are (N, K), finite and connected with ``x``."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"the model must return logits as one tensor; got {type(logits).__name__}. "
+            "Wrap it in a function that picks the logits"
+        )
+    if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"`logits` must have shape (N, K) with N = {x.shape[0]} as in x; got "
+            f"{tuple(logits.shape)}. Flatten or pool the model's output to one score "
+            "a class"
+        )
+    if logits.shape[1] == 0:
+        raise ValueError(
+            f"`logits` must have at least one class; got shape {tuple(logits.shape)}"
+        )
+    if not logits.is_floating_point():
+        raise TypeError(f"`logits` must be floating point; got {logits.dtype}")
+    if logits.device != x.device:
+        raise ValueError(
+            f"`x` is on {x.device} and `logits` are on {logits.device}; move the model "
+            "and x to one device"
+        )
+    if not logits.requires_grad:
+        raise detached()
+    check_finite(logits, x)
+
+
+def detached() -> ValueError:
+    """Return the error for logits that the graph does not connect with ``x``."""
+    return ValueError(
+        "`x` is detached from `logits`: the autograd graph has no path between them. "
+        "Call x.requires_grad_() before the forward pass, and do not use .detach(), "
+        ".data, .item(), NumPy or torch.no_grad() in between"
+    )
+
+
+def check_finite(logits: Tensor, x: Tensor) -> None:
+    """Raise for NaN or infinite logits, naming the sample and whether x is the cause.
+
+    On a GPU the test would have to wait for the device, so `poison` is used instead.
+    """
+    if logits.device.type != "cpu":
+        return
+    bad = ~torch.isfinite(logits.detach()).all(1)
+    if not bad.any():
+        return
+    sample = int(bad.nonzero()[0, 0])
+    if torch.isfinite(x.detach()[sample]).all():
+        cause = "x is finite there, so the model's weights or activations overflowed"
+    else:
+        cause = "x holds NaN or infinity there; clean the data"
+    raise ValueError(
+        f"`logits` of sample {sample} are not finite ({int(bad.sum())} of "
+        f"{len(bad)} samples); {cause}"
+    )
+
+
+def poison(value: Tensor, logits: Tensor) -> Tensor:
+    """Make ``value`` NaN where logits on a GPU are not finite, without waiting."""
+    if logits.device.type == "cpu":
+        return value
+    bad = ~torch.isfinite(logits.detach()).all()
+    return torch.where(bad, torch.full_like(value, float("nan")), value)
+
+
+def check_class_weights(weights: Tensor | None, logits: Tensor) -> Tensor | None:
+    """Return class weights as a (K,) tensor like the logits; raise if they are not."""
+    if weights is None:
+        return None
+    classes = logits.shape[1]
+    given = torch.as_tensor(weights, dtype=logits.dtype, device=logits.device)
+    if given.shape != (classes,):
+        raise ValueError(
+            f"`class_weights` must have shape ({classes},), one weight a class; got "
+            f"{tuple(given.shape)}"
+        )
+    if not bool((given >= 0).all()) or not bool(torch.isfinite(given).all()):
+        raise ValueError(
+            f"`class_weights` must be finite and not negative; got {given.tolist()}"
+        )
+    return given.detach()
+
+
+def check_projections(projections: int | None, classes: int) -> None:
+    """Raise unless ``projections`` is None or within 1..K."""
+    if projections is None:
+        return
+    if not isinstance(projections, int) or not 1 <= projections <= classes:
+        raise ValueError(
+            f"`projections` must be an integer from 1 to K = {classes}; got "
+            f"{projections!r}. None, the default, gives the exact penalty"
+        )
+
+
+def check_chunk(chunk: int | None) -> None:
+    """Raise unless ``chunk`` is None or a positive integer."""
+    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(
+            "`chunk` must be a positive number of (sample, row) pairs to hold at once, "
+            f"or None to let fastjac choose; got {chunk!r}"
+        )
+
+
+def check_labels(y: Tensor, logits: Tensor) -> None:
+    """Raise unless ``y`` are (N,) class indices."""
+    samples, classes = logits.shape
+    if not isinstance(y, Tensor) or y.dtype not in (torch.int64, torch.int32):
+        got = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"`y` must be a tensor of integer class labels; got {got}")
+    if y.shape != (samples,):
+        raise ValueError(f"`y` must have shape ({samples},); got {tuple(y.shape)}")
+    if y.device != logits.device:
+        raise ValueError(
+            f"`y` is on {y.device} and `logits` are on {logits.device}; move y there"
+        )
+    if y.device.type == "cpu" and (int(y.min()) < 0 or int(y.max()) >= classes):
+        raise ValueError(
+            f"`y` must hold labels from 0 to K - 1 = {classes - 1}; got labels from "
+            f"{int(y.min())} to {int(y.max())}"
+        )
+
+
+_said: set[str] = set()
+
+
+def warn_once(key: str, message: str) -> None:
+    """Warn about one thing once a process."""
+    if key not in _said:
+        _said.add(key)
+        warnings.warn(message, stacklevel=3)

@@ -1,0 +1,132 @@
+"""The part of an autograd graph that connects logits with their input.
+
+A *value* is one tensor of the forward pass, named by the node that computed it and the
+number of the output, ``(node, output)``. Only values that depend on ``x`` are visited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Value = tuple[Any, int]
+
+
+@dataclass(frozen=True)
+class Arc:
+    """One step of the graph: ``target`` was computed from ``source``, among others."""
+
+    node: Any
+    #: Which argument of the operation ``source`` is (index into ``next_functions``).
+    argument: int
+    source: Value
+    target: Value
+    #: The arguments of the operation that depend on ``x``.
+    varying: frozenset[int]
+
+    def saved(self, name: str) -> Any:
+        """Return what the node saved under ``name``."""
+        return getattr(self.node, f"_saved_{name}")
+
+    @property
+    def in_shape(self) -> torch.Size:
+        return torch.Size(meta(self.source).shape)
+
+    @property
+    def out_shape(self) -> torch.Size:
+        return torch.Size(meta(self.target).shape)
+
+
+def meta(value: Value) -> Any:
+    """Return the shape, dtype and device of a value, as attributes."""
+    return metas(value[0])[value[1]]
+
+
+def metas(node: Any) -> list[Any]:
+    """Return the shape, dtype and device of each output of the node's operation."""
+    variable = getattr(node, "variable", None)
+    return [variable] if variable is not None else list(node._input_metadata)
+
+
+def value_of(tensor: Tensor) -> Value:
+    """Return the value that a tensor is, for a tensor that requires grad."""
+    edge = torch.autograd.graph.get_gradient_edge(tensor)
+    return edge.node, edge.output_nr
+
+
+def arcs(logits: Tensor, x: Tensor) -> list[Arc]:
+    """Return every arc between ``x`` and ``logits``, those near the logits first.
+
+    The order is topological: all arcs out of a value come before all arcs into it.
+    An empty list says that ``logits`` do not depend on ``x``.
+    """
+    start, goal = value_of(logits), value_of(x)
+    order = _topological(start[0], goal[0])
+    dependent = _dependent(order, goal)
+    reached = {start}
+    found = []
+    for node in order:
+        if node is goal[0]:
+            continue
+        varying = frozenset(
+            i for i, edge in enumerate(node.next_functions) if edge in dependent
+        )
+        if not varying:
+            continue
+        targets = sorted(v[1] for v in reached if v[0] is node)
+        for output in targets:
+            for argument in sorted(varying):
+                source = node.next_functions[argument]
+                found.append(Arc(node, argument, source, (node, output), varying))
+                reached.add(source)
+    return found
+
+
+def _topological(start: Any, goal: Any) -> list[Any]:
+    """Return the nodes behind ``start``, each before the nodes that it reads from."""
+    order: list[Any] = []
+    seen: set[Any] = {start}
+    stack: list[tuple[Any, Iterator[Any]]] = [(start, _parents(start, goal))]
+    while stack:
+        node, parents = stack[-1]
+        for parent in parents:
+            if parent not in seen:
+                seen.add(parent)
+                stack.append((parent, _parents(parent, goal)))
+                break
+        else:
+            order.append(node)
+            stack.pop()
+    return order[::-1]
+
+
+def _parents(node: Any, goal: Any) -> Iterator[Any]:
+    if node is goal:
+        return iter(())
+    return (parent for parent, _ in node.next_functions if parent is not None)
+
+
+def _dependent(order: list[Any], goal: Value) -> set[Value]:
+    """Return the values that depend on ``goal``, as edges that nodes may hold."""
+    dependent = {goal}
+    nodes: set[Any] = set()
+    for node in reversed(order):
+        if node is goal[0]:
+            continue
+        for edge in node.next_functions:
+            if edge == goal or edge[0] in nodes:
+                nodes.add(node)
+                dependent.add(edge)
+    return dependent
+
+
+def find_node(logits: Tensor, name: str) -> Any:
+    """Return a node behind ``logits`` by the end of its name, or None."""
+    for node in _topological(logits.grad_fn, None):
+        if node.name().endswith(name):
+            return node
+    return None

@@ -1,0 +1,109 @@
+"""The input Jacobian itself, and norms of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastjac import checks, seeds
+from fastjac.forward import forward, locator
+from fastjac.penalties import Model
+from fastjac.source import open_rows
+
+
+def jacobian(
+    model: Model, x: Tensor, *, chunk: int | None = None, backend: str = "auto"
+) -> Tensor:
+    """Return the Jacobian of the logits at each sample, differentiable in the weights.
+
+    Args:
+        model, x, chunk, backend: as in `fastjac.jacobian_penalty`.
+
+    Returns:
+        (N, K, *x.shape[1:]): entry [i, k] is ``d z_k(x_i) / d x_i``.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as `fastjac.jacobian_penalty`.
+
+    Example:
+        >>> import torch, fastjac
+        >>> model = torch.nn.Linear(3, 2)
+        >>> J = fastjac.jacobian(model, torch.randn(4, 3))
+        >>> bool((J == model.weight).all()), tuple(J.shape)
+        (True, (4, 2, 3))
+    """
+    checks.check_chunk(chunk)
+    logits, leaf = forward(model, x)
+    rows = open_rows(logits, leaf, backend, locator(model, leaf))
+    return rows.pull(seeds.jacobian(logits), chunk)
+
+
+def jacobian_norm(
+    model: Model, x: Tensor, *, chunk: int | None = None, backend: str = "auto"
+) -> Tensor:
+    """Return the Frobenius norm of the Jacobian at each sample, ``||J(x_i)||_F``.
+
+    Args:
+        model, x, chunk, backend: as in `fastjac.jacobian_penalty`.
+
+    Returns:
+        (N,), a measurement: no gradient is computed and none flows. Use
+        ``jacobian_penalty(reduction="none")`` for differentiable squared norms.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as `fastjac.jacobian_penalty`.
+
+    Example:
+        >>> import torch, fastjac
+        >>> model = torch.nn.Linear(4, 1)
+        >>> _ = torch.nn.init.constant_(model.weight, 3.0)
+        >>> fastjac.jacobian_norm(model, torch.zeros(2, 4)).tolist()
+        [6.0, 6.0]
+    """
+    checks.check_chunk(chunk)
+    logits, leaf = forward(model, x)
+    rows = open_rows(logits, leaf, backend, locator(model, leaf))
+    with torch.no_grad():
+        return checks.poison(
+            rows.squared_norms(seeds.jacobian(logits), chunk).sqrt(), logits
+        )
+
+
+def spectral_norm(
+    model: Model, x: Tensor, *, chunk: int | None = None, backend: str = "auto"
+) -> Tensor:
+    """Return the largest singular value of the Jacobian at each sample.
+
+    It is exact, not a power iteration: the square root of the largest eigenvalue of the
+    K x K matrix ``J J^T``. Its gradient with respect to the weights is exact where the
+    largest singular value is simple.
+
+    Args:
+        model, x, chunk, backend: as in `fastjac.jacobian_penalty`. The K rows of as
+            many samples as fit ``chunk`` are held at once, at least one sample.
+
+    Returns:
+        (N,), differentiable.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as `fastjac.jacobian_penalty`.
+
+    Example:
+        >>> import torch, fastjac
+        >>> model = torch.nn.Linear(2, 2)
+        >>> _ = model.weight.data.copy_(torch.tensor([[3., 0.], [0., 2.]]))
+        >>> fastjac.spectral_norm(model, torch.zeros(1, 2)).tolist()
+        [3.0]
+    """
+    checks.check_chunk(chunk)
+    logits, leaf = forward(model, x)
+    rows = open_rows(logits, leaf, backend, locator(model, leaf))
+    with torch.no_grad():
+        pulled = rows.pull(seeds.jacobian(logits), chunk).flatten(2)
+        pulled = pulled.to(torch.promote_types(pulled.dtype, torch.float32))
+        _, vectors = torch.linalg.eigh(pulled @ pulled.mT)
+        top = vectors[..., -1].unsqueeze(1).to(logits.dtype)
+    # d sigma = d ||u^T J|| at the left singular vector u, whose own change drops out.
+    squares = rows.squared_norms(top, chunk)
+    positive = squares > 0
+    return checks.poison(torch.where(positive, squares, 1.0).sqrt() * positive, logits)

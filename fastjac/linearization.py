@@ -1,0 +1,115 @@
+"""The linearised network: values joined by chains of rules, in pull order.
+
+A value that several operations read receives the sum of their pulled rows, and a value
+that is computed from several others receives the sum of their pushed tangents. So every
+operation, a concatenation too, is a set of linear maps of one tensor each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fastjac.rules.base import Rule, Samples
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A chain of rules from one value to another, in the order of the forward pass."""
+
+    source: Hashable
+    target: Hashable
+    rules: list[Rule]
+    #: Shapes of all values on the way, for the memory of a chunk and for `explain`.
+    shapes: list[torch.Size]
+
+
+class Linearization:
+    """The linear maps between an input ``x`` of (N, ...) and logits of (N, K)."""
+
+    def __init__(
+        self,
+        edges: Iterable[Edge],
+        *,
+        source: Hashable,
+        target: Hashable,
+        x: Tensor,
+        logits: Tensor,
+    ) -> None:
+        self.source, self.target = source, target
+        self.x_shape = x.shape
+        self.x_dtype, self.logits_dtype = x.dtype, logits.dtype
+        self.device = logits.device
+        self.samples, self.classes = logits.shape
+        self.edges = joined(list(edges), keep={source, target})
+        self.weights = _unique(
+            weight
+            for edge in self.edges
+            for rule in edge.rules
+            for weight in rule.weights
+            if weight.requires_grad
+        )
+
+    @property
+    def rules(self) -> list[Rule]:
+        """All rules, those near the input first."""
+        return [rule for edge in reversed(self.edges) for rule in edge.rules]
+
+    @property
+    def samplewise(self) -> bool:
+        """Whether samples stay apart along dimension 0 everywhere."""
+        return all(
+            len(shape) > 0 and shape[0] > 0 and shape[0] % self.samples == 0
+            for edge in self.edges
+            for shape in edge.shapes
+        ) and all(rule.samplewise for rule in self.rules)
+
+    @property
+    def row_elements(self) -> int:
+        """Elements that one row of one sample holds over all values together."""
+        total = sum(shape.numel() for edge in self.edges for shape in edge.shapes)
+        return max(1, total // self.samples)
+
+    def narrowed(self, start: int, stop: int) -> list[Edge]:
+        """Return the edges for samples ``start:stop`` only."""
+        if (start, stop) == (0, self.samples):
+            return self.edges
+        samples = Samples(start, stop, self.samples)
+        return [
+            replace(edge, rules=[rule.narrow(samples) for rule in edge.rules])
+            for edge in self.edges
+        ]
+
+
+def joined(edges: list[Edge], keep: set[Hashable]) -> list[Edge]:
+    """Join edges at values with one way in and one way out into longer chains."""
+    into = Counter(edge.target for edge in edges)
+    out_of = Counter(edge.source for edge in edges)
+    by_source: dict[Hashable, int] = {}
+    chains: list[Edge] = []
+    for edge in edges:
+        value = edge.target
+        passing = value not in keep and into[value] == out_of[value] == 1
+        if passing:
+            position = by_source.pop(value)
+            tail = chains[position]
+            edge = Edge(
+                edge.source,
+                tail.target,
+                edge.rules + tail.rules,
+                edge.shapes + tail.shapes,
+            )
+            chains[position] = edge
+        else:
+            position = len(chains)
+            chains.append(edge)
+        by_source[edge.source] = position
+    return chains
+
+
+def _unique(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return list({id(tensor): tensor for tensor in tensors}.values())

@@ -1,0 +1,306 @@
+"""The penalties: exact sums of squared rows of the input Jacobian.
+
+Each is ``sum_i ||S J(x_i)||_F^2`` for its own seeds ``S``:
+
+* the Jacobian penalty (eq. 4 of Jakubovitz and Giryes, ECCV 2018): ``S = I``;
+* with class weights ``w``: ``S = diag(sqrt(w))``;
+* R random projections: ``S = sqrt(K / R) Q``, ``Q`` with R orthonormal rows;
+* the Cross-Lipschitz penalty (eq. 6): ``S^T S = 2 (K I - 1 1^T)``, K - 1 rows;
+* the input-gradient penalty (eq. 5): one row, ``S = softmax(z) - y``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastjac import checks, seeds
+from fastjac.forward import forward, locator
+from fastjac.source import Rows, open_rows
+
+Model = Callable[[Tensor], Tensor]
+
+
+def jacobian_penalty(
+    model: Model,
+    x: Tensor,
+    *,
+    reduction: str = "frobenius",
+    class_weights: Tensor | None = None,
+    projections: int | None = None,
+    generator: torch.Generator | None = None,
+    chunk: int | None = None,
+    backend: str = "auto",
+    return_logits: bool = False,
+) -> Any:
+    """Return the norm of the input Jacobian of the logits, differentiable.
+
+    With ``J(x_i)`` the (K, D) Jacobian of the logits at sample ``x_i``::
+
+        P_i = ||J(x_i)||_F^2 = sum_k ||d z_k(x_i) / d x_i||_2^2
+        "frobenius": sqrt(sum_i P_i)    "sum": sum_i P_i    "mean": mean_i P_i
+
+    "frobenius" is eq. 4 of Jakubovitz and Giryes (ECCV 2018); its gradient at J = 0 is
+    0. The value and the gradients of all weights are exact unless ``projections`` is
+    given. Biases and frozen weights get none.
+
+    Args:
+        model: maps x to logits of shape (N, K). A compiled or DDP-wrapped module is
+            looked into.
+        x: (N, ...), floating point. It need not require grad.
+        reduction: "frobenius", "sum", "mean", or "none" for the (N,) squared norms.
+        class_weights: (K,), not negative; P_i becomes ``sum_k w_k ||J_k(x_i)||^2``.
+        projections: estimate from this many (1..K) random orthonormal projections,
+            unbiased for the squared norms and exact at K; None for the exact penalty.
+        generator: random numbers for ``projections``.
+        chunk: how many (sample, row) pairs to hold in memory at once; None to choose.
+        backend: "auto", "fused" (an error instead of a fallback) or "autograd" (the
+            reference).
+        return_logits: return ``(penalty, logits)``, so that the cross-entropy can
+            share the forward pass.
+
+    Returns:
+        A scalar, or (N,) for "none", in float32 or wider. With ``return_logits`` also
+        the logits, (N, K).
+
+    Raises:
+        TypeError, ValueError: a bad argument; the message names it.
+        NotImplementedError: ``backend="fused"`` and a layer without a rule.
+
+    Example:
+        >>> import torch, fastjac
+        >>> model = torch.nn.Linear(3, 2)
+        >>> _ = torch.nn.init.constant_(model.weight, 1.0)
+        >>> float(fastjac.jacobian_penalty(model, torch.randn(4, 3), reduction="mean"))
+        6.0
+    """
+    logits, leaf = forward(model, x)
+    penalty = _jacobian_penalty(
+        logits,
+        leaf,
+        locator(model, leaf),
+        reduction=reduction,
+        class_weights=class_weights,
+        projections=projections,
+        generator=generator,
+        chunk=chunk,
+        backend=backend,
+    )
+    return (penalty, logits) if return_logits else penalty
+
+
+def penalty_from_graph(
+    logits: Tensor,
+    x: Tensor,
+    *,
+    reduction: str = "frobenius",
+    class_weights: Tensor | None = None,
+    projections: int | None = None,
+    generator: torch.Generator | None = None,
+    chunk: int | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Return `jacobian_penalty` of a forward pass that has been made already.
+
+    The penalty then sees the very same forward as the cross-entropy: the same logits
+    and the same dropout mask, and no second forward pass is paid for.
+
+    Args:
+        logits: (N, K), computed from ``x``, before backward() is called on them.
+        x: (N, ...), required grad when ``logits`` were computed.
+        reduction, class_weights, projections, generator, chunk, backend: as in
+            `jacobian_penalty`.
+
+    Returns:
+        A scalar, or (N,) for ``reduction="none"``.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as `jacobian_penalty`.
+
+    Example:
+        >>> import torch, fastjac
+        >>> x = torch.ones(2, 3, requires_grad=True)
+        >>> logits = torch.stack([x.sum(1), 2 * x.sum(1)], dim=1)
+        >>> float(fastjac.penalty_from_graph(logits, x, reduction="mean"))
+        15.0
+    """
+    checks.check_input(x)
+    checks.check_logits(logits, x)
+    return _jacobian_penalty(
+        logits,
+        x,
+        None,
+        reduction=reduction,
+        class_weights=class_weights,
+        projections=projections,
+        generator=generator,
+        chunk=chunk,
+        backend=backend,
+    )
+
+
+def cross_lipschitz_penalty(
+    model: Model,
+    x: Tensor,
+    *,
+    reduction: str = "sum",
+    chunk: int | None = None,
+    backend: str = "auto",
+    return_logits: bool = False,
+) -> Any:
+    """Return the Cross-Lipschitz penalty (eq. 6; Hein and Andriushchenko, 2017).
+
+    Over ordered pairs of classes::
+
+        P_i = sum_{j,k} ||J_j(x_i) - J_k(x_i)||^2
+            = 2 K ||J(x_i)||_F^2 - 2 ||sum_k J_k(x_i)||^2
+
+    The closed form takes K - 1 rows instead of K (K - 1) / 2 differences.
+
+    Args:
+        model, x, chunk, backend, return_logits: as in `jacobian_penalty`.
+        reduction: "sum", "mean", "frobenius" (``sqrt(sum_i P_i)``) or "none".
+
+    Returns:
+        A scalar, or (N,) for "none"; with ``return_logits`` also the logits.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as `jacobian_penalty`.
+
+    Example:
+        >>> import torch, fastjac
+        >>> model = torch.nn.Linear(3, 2, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[1., 0, 0], [0, 1, 0]]))
+        >>> round(float(fastjac.cross_lipschitz_penalty(model, torch.ones(1, 3))), 5)
+        4.0
+    """
+    checks.one_of("reduction", reduction, checks.REDUCTIONS)
+    checks.check_chunk(chunk)
+    logits, leaf = forward(model, x)
+    rows = open_rows(logits, leaf, backend, locator(model, leaf))
+    penalty = _reduce(rows, seeds.cross_lipschitz(logits), reduction, chunk, logits)
+    return (penalty, logits) if return_logits else penalty
+
+
+def input_gradient_penalty(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    reduction: str = "sum",
+    chunk: int | None = None,
+    backend: str = "auto",
+    return_logits: bool = False,
+) -> Any:
+    """Return the squared norm of the cross-entropy's input gradient (eq. 5).
+
+    ``P_i = ||d CE(z(x_i), y_i) / d x_i||^2 = ||J(x_i)^T (softmax(z) - onehot(y_i))||^2``
+    (Ross and Doshi-Velez, 2018): one row a sample, whose seed depends on the weights
+    and carries gradient too.
+
+    Args:
+        model, x, chunk, backend, return_logits: as in `jacobian_penalty`.
+        y: (N,) integer labels from 0 to K - 1.
+        reduction: "sum", "mean", "frobenius" (``sqrt(sum_i P_i)``) or "none".
+
+    Returns:
+        A scalar, or (N,) for "none"; with ``return_logits`` also the logits.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as `jacobian_penalty`.
+
+    Example:
+        >>> import torch, fastjac
+        >>> model = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = torch.nn.init.eye_(model.weight)
+        >>> x, y = torch.zeros(1, 2), torch.tensor([0])
+        >>> round(float(fastjac.input_gradient_penalty(model, x, y)), 5)
+        0.5
+    """
+    checks.one_of("reduction", reduction, checks.REDUCTIONS)
+    checks.check_chunk(chunk)
+    logits, leaf = forward(model, x)
+    checks.check_labels(y, logits)
+    with torch.set_grad_enabled(torch.is_grad_enabled()):
+        seed = logits.softmax(1) - F.one_hot(y.long(), logits.shape[1])
+    rows = open_rows(logits, leaf, backend, locator(model, leaf))
+    penalty = _reduce(rows, seed.unsqueeze(1), reduction, chunk, logits)
+    return (penalty, logits) if return_logits else penalty
+
+
+class JacobianReg(torch.nn.Module):
+    """The regularizer of Hoffman, Roberts and Yaida (2019), call for call.
+
+    ``JacobianReg(n)(x, logits) = 0.5 * mean_i ||J(x_i)||_F^2``, estimated from ``n``
+    random unit vectors a sample as in their package (with the same random numbers), or
+    exact for ``n=-1``, which costs about as much here as ``n=1`` does there.
+
+    Args:
+        n: the number of random projections, or -1 for the exact penalty.
+
+    Example:
+        >>> import torch, fastjac
+        >>> x = torch.ones(2, 3, requires_grad=True)
+        >>> logits = torch.stack([x.sum(1), 2 * x.sum(1)], dim=1)
+        >>> float(fastjac.JacobianReg(n=-1)(x, logits))
+        7.5
+    """
+
+    def __init__(self, n: int = 1) -> None:
+        super().__init__()
+        if not isinstance(n, int) or not (n == -1 or n > 0):
+            raise ValueError(f"`n` must be -1 or a positive integer; got {n!r}")
+        self.n = n
+
+    def forward(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Return the penalty, a scalar, for ``logits`` computed from ``x``."""
+        if self.n == -1:
+            return 0.5 * penalty_from_graph(logits, x, reduction="mean")
+        checks.check_input(x)
+        checks.check_logits(logits, x)
+        drawn = seeds.hoffman(logits, self.n)
+        rows = open_rows(logits, x, "auto")
+        return 0.5 * _reduce(rows, drawn, "mean", None, logits)
+
+
+def _jacobian_penalty(
+    logits: Tensor,
+    x: Tensor,
+    locate: Any,
+    *,
+    reduction: str,
+    class_weights: Tensor | None,
+    projections: int | None,
+    generator: torch.Generator | None,
+    chunk: int | None,
+    backend: str,
+) -> Tensor:
+    checks.one_of("reduction", reduction, checks.REDUCTIONS)
+    checks.check_projections(projections, logits.shape[1])
+    checks.check_chunk(chunk)
+    weights = checks.check_class_weights(class_weights, logits)
+    chosen = seeds.jacobian(logits, weights, projections, generator)
+    return _reduce(
+        open_rows(logits, x, backend, locate), chosen, reduction, chunk, logits
+    )
+
+
+def _reduce(
+    rows: Rows, chosen: Tensor, reduction: str, chunk: int | None, logits: Tensor
+) -> Tensor:
+    if reduction == "none":
+        return checks.poison(rows.squared_norms(chosen, chunk), logits)
+    total = checks.poison(rows.total(chosen, chunk), logits)
+    if reduction == "mean":
+        return total / logits.shape[0]
+    return total if reduction == "sum" else _sqrt(total)
+
+
+def _sqrt(total: Tensor) -> Tensor:
+    """Return the square root, with gradient 0 at 0."""
+    positive = total > 0
+    return torch.where(positive, total, 1.0).sqrt() * positive

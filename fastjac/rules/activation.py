@@ -1,0 +1,73 @@
+"""Elementwise factors: gates of activations, dropout masks, learned scales."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastjac.rules.base import Rule, Samples, Sums, is_per_sample
+
+
+class Gate(Rule):
+    """``v = g o u``: a factor shared by all rows, constant almost everywhere.
+
+    ``g`` broadcasts against ``u``. A *step* gate is kept as the tensor that autograd
+    saved, and ``g = 1 where values > 0 else 0`` is formed when it is needed.
+    """
+
+    def __init__(self, values: Tensor, shape: torch.Size, step: bool = False) -> None:
+        self.values = values.detach()
+        self.shape = shape
+        self.step = step
+
+    def factor(self, dtype: torch.dtype) -> Tensor:
+        """Return ``g`` as numbers of ``dtype``."""
+        if self.step:
+            return (self.values > 0).to(dtype)
+        return self.values.to(dtype)
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return rows * self.factor(rows.dtype)
+
+    push = pull
+
+    def narrow(self, samples: Samples) -> Gate:
+        values = samples.of_broadcast(self.values, len(self.shape))
+        return Gate(values, self.shape, self.step)
+
+    def describe(self) -> str:
+        return "gate"
+
+
+class Scale(Rule):
+    """``v = s o u`` where the factor ``s`` may carry gradient to what it was made of.
+
+    ``s`` broadcasts against ``u``. With ``s = sigma'(u)`` of a smooth activation this is
+    the second-order term: dP/ds is handed to autograd, which multiplies by sigma''.
+    """
+
+    def __init__(self, factor: Tensor, shape: torch.Size) -> None:
+        self.weights = (factor,)
+        self.factor = factor.detach()
+        self.shape = shape
+        self.per_sample_weights = is_per_sample(factor, len(shape))
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return rows * self.factor
+
+    push = pull
+
+    def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
+        (total,) = sums
+        if total is not None:
+            product = (rows * tangents).sum(0)
+            total.add(product.sum_to_size(self.factor.shape).to(self.factor.dtype))
+
+    def narrow(self, samples: Samples) -> Scale:
+        narrowed = Scale(samples.of_broadcast(self.factor, len(self.shape)), self.shape)
+        narrowed.weights = self.weights
+        narrowed.per_sample_weights = self.per_sample_weights
+        return narrowed
+
+    def describe(self) -> str:
+        return "scale"

@@ -1,0 +1,127 @@
+"""What a rule is: one linear map of the linearised network.
+
+At a fixed input a piecewise-linear network is a graph of linear maps ``v = A u``.
+A rule is one such map. It moves batches of cotangents down and tangents up,
+
+    pull(rows)     = A^T rows        (R, *v.shape) -> (R, *u.shape)
+    push(tangents) = A tangents      (R, *u.shape) -> (R, *v.shape)
+
+and, where ``A`` is made of weights ``W``, contracts both into
+
+    weight_gradients(rows, tangents) = d <rows, A(W) tangents> / d W
+
+which it adds to running sums over chunks.
+
+``R`` rows share one leading dimension; behind it stands the shape that the tensor has
+in the user's model, so a rule never needs to know which dimension is the batch.
+Rules hold tensors, never autograd nodes' names: those are known to linearize.py only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+class Rule:
+    """One linear map ``v = A u``; the default is the identity."""
+
+    #: Tensors that ``A`` is made of and that may receive a gradient.
+    weights: tuple[Tensor, ...] = ()
+
+    #: Whether ``weights`` have a slice a sample, so that gradients are narrowed too.
+    per_sample_weights: bool = False
+
+    #: Whether ``A`` keeps samples apart along dimension 0, so that it can be narrowed.
+    samplewise: bool = True
+
+    def pull(self, rows: Tensor) -> Tensor:
+        """Return ``A^T rows``."""
+        return rows
+
+    def push(self, tangents: Tensor) -> Tensor:
+        """Return ``A tangents``."""
+        return tangents
+
+    def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
+        """Add the gradient of ``<rows, A tangents>`` for each of ``weights``.
+
+        ``sums`` has one entry a weight; it is None for a weight that is frozen.
+        """
+
+    def narrow(self, samples: Samples) -> Rule:
+        """Return the same map for a range of samples only."""
+        return self
+
+    def describe(self) -> str:
+        """Say in a few words how this rule runs, for `explain`."""
+        return "torch"
+
+
+class Samples:
+    """A range ``start:stop`` out of ``total`` samples."""
+
+    def __init__(self, start: int, stop: int, total: int) -> None:
+        self.start, self.stop, self.total = start, stop, total
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Narrow a tensor whose dimension 0 holds the samples (m entries a sample)."""
+        entries = tensor.shape[0] // self.total
+        return tensor[self.start * entries : self.stop * entries]
+
+    def of_broadcast(self, tensor: Tensor, dim: int) -> Tensor:
+        """Narrow a tensor that broadcasts against one of ``dim`` dimensions."""
+        if not is_per_sample(tensor, dim):
+            return tensor
+        return self.of(tensor)
+
+
+def is_per_sample(tensor: Tensor, dim: int) -> bool:
+    """Whether a tensor that broadcasts against ``dim`` dimensions varies along the 0th.
+
+    A leading dimension of size one is shared by all samples.
+    """
+    return tensor.dim() == dim and tensor.shape[0] != 1
+
+
+class Sum:
+    """A sum over chunks whose first term needs no zeros to be added to."""
+
+    def __init__(self, value: Tensor | None = None) -> None:
+        self.value = value
+
+    def add(self, term: Tensor) -> None:
+        """Add ``term``, which the sum may keep."""
+        if self.value is None:
+            self.value = term
+        else:
+            self.value.add_(term)
+
+    def add_product(self, left: Tensor, right: Tensor, scale: float = 1.0) -> None:
+        """Add ``scale * left @ right``."""
+        if self.value is None:
+            product = left @ right
+            self.value = product if scale == 1 else product.mul_(scale)
+        else:
+            self.value.addmm_(left, right, alpha=scale)
+
+
+Sums = Sequence[Sum | None]
+
+
+class Transposed(Rule):
+    """The map ``A^T`` of a rule without weights."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.samplewise = rule.samplewise
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return self.rule.push(rows)
+
+    def push(self, tangents: Tensor) -> Tensor:
+        return self.rule.pull(tangents)
+
+    def narrow(self, samples: Samples) -> Rule:
+        return Transposed(self.rule.narrow(samples))

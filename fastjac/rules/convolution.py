@@ -1,0 +1,86 @@
+"""Convolutions of one, two and three dimensions, also transposed, by torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastjac.rules.base import Rule, Sums
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution's window moves; one entry a spatial dimension."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+
+
+class Convolution(Rule):
+    """``v = u * W`` for ``u`` of shape (N, C_in, ...) by torch's dense convolution.
+
+    The rows are folded into the batch, (R * N, C, ...), for every product.
+    """
+
+    def __init__(
+        self, weight: Tensor, geometry: Geometry, in_shape: torch.Size
+    ) -> None:
+        self.weights = (weight,)
+        self.weight = weight.detach()
+        self.geometry = geometry
+        self.in_shape = in_shape
+
+    def pull(self, rows: Tensor) -> Tensor:
+        folded = rows.flatten(0, 1)
+        like = rows.new_empty(1).expand(folded.shape[0], *self.in_shape[1:])
+        pulled = self._backward(folded, like, needs=(True, False, False))[0]
+        return pulled.unflatten(0, rows.shape[:2])
+
+    def push(self, tangents: Tensor) -> Tensor:
+        g = self.geometry
+        pushed = torch.ops.aten.convolution(
+            tangents.flatten(0, 1),
+            self.weight,
+            None,
+            g.stride,
+            g.padding,
+            g.dilation,
+            g.transposed,
+            g.output_padding,
+            g.groups,
+        )
+        return pushed.unflatten(0, tangents.shape[:2])
+
+    def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
+        (total,) = sums
+        if total is None:
+            return
+        folded = rows.flatten(0, 1), tangents.flatten(0, 1)
+        total.add(self._backward(*folded, needs=(False, True, False))[1])
+
+    def describe(self) -> str:
+        return "dense, torch convolution"
+
+    def _backward(
+        self, rows: Tensor, tangents: Tensor, needs: tuple[bool, bool, bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        g = self.geometry
+        return torch.ops.aten.convolution_backward(
+            rows,
+            tangents,
+            self.weight,
+            None,
+            g.stride,
+            g.padding,
+            g.dilation,
+            g.transposed,
+            g.output_padding,
+            g.groups,
+            needs,
+        )

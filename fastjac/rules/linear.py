@@ -1,0 +1,105 @@
+"""Dense products with a matrix that does not depend on the input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastjac.rules.base import Rule, Samples, Sums
+
+
+class Linear(Rule):
+    """``v = scale * u W^T`` for ``u`` of shape (M, in) and ``W`` of shape (out, in)."""
+
+    def __init__(self, weight: Tensor, scale: float = 1.0) -> None:
+        self.weights = (weight,)
+        self.weight = weight.detach()
+        self.scale = scale
+
+    def pull(self, rows: Tensor) -> Tensor:
+        if is_shared(rows):
+            return (
+                self._scaled(rows[:, 0] @ self.weight)
+                .unsqueeze(1)
+                .expand(-1, rows.shape[1], -1)
+            )
+        return self._scaled(rows @ self.weight)
+
+    def push(self, tangents: Tensor) -> Tensor:
+        return self._scaled(tangents @ self.weight.t())
+
+    def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
+        (total,) = sums
+        if total is None:
+            return
+        if is_shared(rows):
+            rows, tangents = rows[:, 0], tangents.sum(1)
+        else:
+            rows, tangents = rows.flatten(0, 1), tangents.flatten(0, 1)
+        total.add_product(rows.t(), tangents, self.scale)
+
+    def describe(self) -> str:
+        return "dense, matrix product"
+
+    def _scaled(self, tensor: Tensor) -> Tensor:
+        return tensor if self.scale == 1 else tensor * self.scale
+
+
+class MatrixProduct(Rule):
+    """``v = u B`` (``side="right"``) or ``v = B u`` (``side="left"``), scaled.
+
+    ``u`` is (M, in) or batched (b, M, in); ``B`` has as many dimensions as ``u``.
+    """
+
+    def __init__(self, matrix: Tensor, side: str, scale: float = 1.0) -> None:
+        self.weights = (matrix,)
+        self.matrix = matrix.detach()
+        self.side, self.scale = side, scale
+        batched = matrix.dim() == 3
+        self.samplewise = batched or side == "right"
+        self.per_sample_weights = batched
+
+    def pull(self, rows: Tensor) -> Tensor:
+        transposed = self.matrix.mT
+        product = rows @ transposed if self.side == "right" else transposed @ rows
+        return product * self.scale
+
+    def push(self, tangents: Tensor) -> Tensor:
+        right = self.side == "right"
+        product = tangents @ self.matrix if right else self.matrix @ tangents
+        return product * self.scale
+
+    def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
+        (total,) = sums
+        if total is None:
+            return
+        right = self.side == "right"
+        gradient = tangents.mT @ rows if right else rows @ tangents.mT
+        total.add(gradient.sum(0) * self.scale)
+
+    def narrow(self, samples: Samples) -> Rule:
+        if self.matrix.dim() == 2:
+            return self
+        narrowed = MatrixProduct(samples.of(self.matrix), self.side, self.scale)
+        narrowed.weights = self.weights
+        return narrowed
+
+
+def is_shared(rows: Tensor) -> bool:
+    """Whether all samples share one row, held once (stride 0 along dimension 1)."""
+    return rows.shape[1] > 1 and rows.stride(1) == 0
+
+
+def linear_weight(matrix: Tensor) -> Tensor:
+    """Return the (out, in) weight whose transpose is ``matrix``.
+
+    ``nn.Linear`` multiplies by a transposed view of its parameter. Where that is the
+    case the parameter itself is returned, so that its gradient needs no view.
+    """
+    node = matrix.grad_fn
+    if node is not None and node.name() == "TBackward0":
+        parameter = getattr(node.next_functions[0][0], "variable", None)
+        if parameter is not None and parameter.data_ptr() == matrix.data_ptr():
+            return parameter
+    with torch.enable_grad():
+        return matrix.t()

@@ -1,0 +1,54 @@
+"""Any linear operation without weights, through autograd's own node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastjac.rules.base import Rule
+
+
+class Node(Rule):
+    """``pull`` calls the node that autograd recorded; ``push`` is that call's transpose.
+
+    One call a row, of the whole batch: exact for every linear operation (padding
+    modes, interpolation, indexing, writes into slices), and the way for those that are
+    too rare for a rule of their own.
+    """
+
+    samplewise = False
+
+    def __init__(self, node: Any, output: int, argument: int, likes: list[Any]) -> None:
+        self.node, self.output, self.argument = node, output, argument
+        #: The shape and dtype of each output of the operation.
+        self.likes = likes
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return torch.stack([self._call(row) for row in rows.unbind(0)])
+
+    def push(self, tangents: Tensor) -> Tensor:
+        like = self.likes[self.output]
+        pushed = []
+        for tangent in tangents.unbind(0):
+            with torch.enable_grad():
+                row = tangent.new_zeros(like.shape, dtype=like.dtype)
+                row.requires_grad_()
+                pulled = self._call(row)
+            (column,) = torch.autograd.grad(
+                pulled, row, tangent, materialize_grads=True
+            )
+            pushed.append(column)
+        return torch.stack(pushed)
+
+    def describe(self) -> str:
+        return "autograd node, row by row"
+
+    def _call(self, row: Tensor) -> Tensor:
+        outputs = [
+            row if i == self.output else row.new_zeros(like.shape, dtype=like.dtype)
+            for i, like in enumerate(self.likes)
+        ]
+        pulled = self.node(*outputs)
+        return pulled[self.argument] if isinstance(pulled, tuple) else pulled

@@ -1,0 +1,77 @@
+"""Seeds: the combinations of logits whose gradients a penalty adds up."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def jacobian(
+    logits: Tensor,
+    class_weights: Tensor | None = None,
+    projections: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return (R, K) seeds of the Jacobian penalty.
+
+    ``E[S^T S] = diag(w)``: exactly so with all K rows, in expectation with fewer.
+    """
+    classes = logits.shape[1]
+    if projections is None:
+        chosen = torch.eye(classes, dtype=logits.dtype, device=logits.device)
+    else:
+        chosen = orthonormal_rows(logits, projections, generator)
+        chosen = chosen * (classes / projections) ** 0.5
+    if class_weights is not None:
+        chosen = chosen * class_weights.sqrt()
+    return chosen
+
+
+def orthonormal_rows(
+    logits: Tensor, count: int, generator: torch.Generator | None
+) -> Tensor:
+    """Return ``count`` orthonormal rows, uniformly distributed (Haar), (count, K)."""
+    device = logits.device if generator is None else generator.device
+    normal = torch.randn(
+        logits.shape[1], count, dtype=torch.float64, device=device, generator=generator
+    )
+    q, r = torch.linalg.qr(normal)
+    # QR is unique up to signs; Haar measure needs the diagonal of R positive.
+    signs = torch.where(r.diagonal() < 0, -1.0, 1.0)
+    return (q * signs).t().to(device=logits.device, dtype=logits.dtype)
+
+
+def cross_lipschitz(logits: Tensor) -> Tensor:
+    """Return (K - 1, K) seeds with ``S^T S = 2 (K I - 1 1^T)``.
+
+    They are ``sqrt(2 K)`` times the Helmert contrasts, an orthonormal basis of the
+    complement of the ones vector: row r has r equal entries and one that balances them.
+    For K = 1 there are no pairs; one zero row stands for that.
+    """
+    classes = logits.shape[1]
+    if classes == 1:
+        return logits.new_zeros(1, 1)
+    order = torch.arange(1, classes, dtype=torch.float64, device=logits.device)
+    contrasts = torch.ones(
+        classes - 1, classes, dtype=torch.float64, device=logits.device
+    ).tril()
+    contrasts.diagonal(1).copy_(-order)
+    contrasts = contrasts / (order * (order + 1)).sqrt().unsqueeze(1)
+    return (contrasts * (2 * classes) ** 0.5).to(logits.dtype)
+
+
+def hoffman(logits: Tensor, count: int) -> Tensor:
+    """Return (N, R, K) random unit vectors a sample times ``sqrt(K / R)``.
+
+    They are drawn as in the package of Hoffman et al. (2019), so that one seed of the
+    random number generator gives both libraries the same projections.
+    """
+    samples, classes = logits.shape
+    scale = (classes / count) ** 0.5
+    if classes == 1:
+        return logits.new_ones(samples, count, 1) * scale
+    drawn = []
+    for _ in range(count):
+        vector = torch.randn(samples, classes)
+        drawn.append(vector / vector.norm(2, 1, keepdim=True))
+    return torch.stack(drawn, 1).to(logits) * scale

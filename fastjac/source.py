@@ -1,0 +1,104 @@
+"""Rows of a Jacobian from the fused sweep or from the autograd reference.
+
+Everything public asks `open_rows` for the rows of ``(logits, x)`` and does not care
+which of the two it gets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fastjac import checks, reference
+from fastjac.differentiable import pull, squared_norms, total_squared_norm
+from fastjac.linearization import Linearization
+from fastjac.linearize import Unsupported, linearize
+
+
+class Rows(Protocol):
+    """Rows pulled from seeds, (R, K) shared by all samples or (N, R, K)."""
+
+    def pull(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        """Return (N, R, *x.shape[1:]), differentiable in weights and seeds."""
+
+    def squared_norms(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        """Return ``sum_r ||row_r(x_i)||^2``, (N,), differentiable."""
+
+    def total(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        """Return the sum over samples of `squared_norms`, differentiable."""
+
+
+class FusedRows:
+    """Rows by a sweep over the linearised network."""
+
+    def __init__(self, linearization: Linearization) -> None:
+        self.linearization = linearization
+
+    def pull(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        return pull(self.linearization, seeds, chunk)
+
+    def squared_norms(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        return squared_norms(self.linearization, seeds, chunk)
+
+    def total(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        return total_squared_norm(self.linearization, seeds, chunk)
+
+
+class AutogradRows:
+    """Rows by one backward pass each; ``chunk`` has no effect."""
+
+    def __init__(self, logits: Tensor, x: Tensor) -> None:
+        self.logits, self.x = logits, x
+
+    def pull(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            rows = reference.pull(self.logits, self.x, seeds, create_graph=create_graph)
+        return rows
+
+    def squared_norms(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        rows = self.pull(seeds).flatten(1)
+        return rows.to(torch.promote_types(rows.dtype, torch.float32)).square().sum(1)
+
+    def total(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        return self.squared_norms(seeds).sum()
+
+
+def open_rows(logits: Tensor, x: Tensor, backend: str, locate: Any = None) -> Rows:
+    """Return the rows of ``logits`` with respect to ``x``.
+
+    Args:
+        backend: "auto" falls back to autograd with one warning a kind of node, "fused"
+            raises instead, "autograd" asks for the reference.
+        locate: called without arguments where there is no rule for a node; returns a
+            sentence that says where in the user's code the node came from.
+
+    Raises:
+        NotImplementedError: with "fused", for a node without a rule.
+        ValueError: ``x`` is detached from the logits.
+    """
+    checks.one_of("backend", backend, checks.BACKENDS)
+    if backend == "autograd":
+        return AutogradRows(logits, x)
+    try:
+        linearization = linearize(logits, x)
+    except Unsupported as missing:
+        where = locate(missing.name) if locate is not None else ""
+        message = (
+            f"fastjac has no fused rule for {missing.name} ({missing.reason}){where}"
+        )
+        if backend == "fused":
+            raise NotImplementedError(
+                f"{message}. Replace that operation, or use backend='auto' to fall back "
+                "to autograd"
+            ) from None
+        checks.warn_once(
+            f"fallback {missing.name} {missing.reason}",
+            f"{message}; the whole penalty runs by autograd, {logits.shape[1]} "
+            "backward passes, which is correct but slow. Replace that operation, or "
+            "pass backend='autograd' to choose this without a warning",
+        )
+        return AutogradRows(logits, x)
+    return FusedRows(linearization)

@@ -1,0 +1,307 @@
+"""Runs a linearisation down and up, in chunks, and hands autograd the result.
+
+Any penalty here is ``P = sum_i a_i sum_r ||row_r(x_i)||^2`` with rows pulled from
+seeds. Going down gives the rows; going up again from ``T_0 = dP/d rows = 2 a_i rows``
+gives, at each weight, ``dP/dW = <rows at its output, tangents at its input>``.
+Both happen chunk by chunk, over samples and over rows, so the memory of a sweep is set
+by the chunk and not by N or K.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fastjac.linearization import Edge, Linearization
+from fastjac.rules.base import Rule, Samples, Sum
+
+#: Bytes that the rows of one chunk may take, over all values of the network together.
+CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
+
+#: The rows at the output of each rule whose weights get a gradient.
+Kept = dict[tuple[int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples ``start:stop`` and rows ``first:last``."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+@dataclass
+class Gradients:
+    """Running sums of the gradients with respect to weights and seeds."""
+
+    linearization: Linearization
+    wanted: set[int]
+    sums: dict[int, Sum] = field(default_factory=dict)
+
+    def of(self, rule: Rule, samples: Samples | None) -> list[Sum | None]:
+        """Return where the gradients of a rule's weights are to be added."""
+        return [self._sum(rule, weight, samples) for weight in rule.weights]
+
+    def _sum(self, rule: Rule, weight: Tensor, samples: Samples | None) -> Sum | None:
+        if id(weight) not in self.wanted:
+            return None
+        total = self.sums.setdefault(id(weight), Sum())
+        if not rule.per_sample_weights or samples is None:
+            return total
+        if total.value is None:
+            total.value = torch.zeros_like(weight)
+        return Sum(samples.of(total.value))
+
+    def result(self, weight: Tensor) -> Tensor | None:
+        """Return the gradient of one weight, None if it was not wanted."""
+        total = self.sums.get(id(weight))
+        return None if total is None else total.value
+
+
+def chunks(linearization: Linearization, rows: int, chunk: int | None) -> list[Chunk]:
+    """Split samples and rows so that a chunk holds at most ``chunk`` of (sample, row).
+
+    Rows of one sample stay together as far as that allows, because they share gates.
+    """
+    samples = linearization.samples
+    if chunk is None:
+        budget = CHUNK_BYTES.get(linearization.device.type, CHUNK_BYTES["cpu"])
+        size = linearization.logits_dtype.itemsize
+        chunk = max(1, budget // (size * linearization.row_elements))
+    per_chunk = max(1, chunk // rows) if linearization.samplewise else samples
+    rows_per_chunk = min(rows, max(1, chunk // min(per_chunk, samples)))
+    return [
+        Chunk(start, stop, first, last)
+        for start, stop in _ranges(samples, per_chunk)
+        for first, last in _ranges(rows, rows_per_chunk)
+    ]
+
+
+def _ranges(total: int, most: int) -> Iterator[tuple[int, int]]:
+    """Split ``0:total`` into nearly equal ranges of at most ``most``."""
+    parts = -(-total // most)
+    for part in range(parts):
+        yield part * total // parts, (part + 1) * total // parts
+
+
+class Sweep:
+    """One pass down, and where wanted up, for given seeds.
+
+    Args:
+        linearization: the network at its input.
+        seeds: (R, K) shared by all samples, or (N, R, K).
+        chunk: how many (sample, row) pairs to hold at once; None to choose.
+    """
+
+    def __init__(
+        self, linearization: Linearization, seeds: Tensor, chunk: int | None = None
+    ) -> None:
+        self.linearization = linearization
+        self.seeds = seeds.detach().to(linearization.logits_dtype)
+        self.rows = seeds.shape[-2]
+        self.chunks = chunks(linearization, self.rows, chunk)
+
+    def pull(self) -> Tensor:
+        """Return the rows at the input, (N, R, *x.shape[1:])."""
+        lin = self.linearization
+        pulled = torch.empty(
+            (lin.samples, self.rows, *lin.x_shape[1:]),
+            dtype=lin.x_dtype,
+            device=lin.device,
+        )
+        for chunk, edges in self._pieces():
+            rows, _ = self._pull(chunk, edges, set())
+            part = pulled[chunk.start : chunk.stop, chunk.first : chunk.last]
+            part.copy_(rows.transpose(0, 1))
+        return pulled
+
+    def squared_norms(self) -> Tensor:
+        """Return ``sum_r ||row_r(x_i)||^2``, (N,), in float32 or wider."""
+        norms = self._zeros()
+        for chunk, edges in self._pieces():
+            rows, _ = self._pull(chunk, edges, set())
+            norms[chunk.start : chunk.stop] += _squared_norms(rows, norms.dtype)
+        return norms
+
+    def squared_norms_and_gradients(
+        self, wanted: list[Tensor], seeds_wanted: bool, scale: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor | None], Tensor | None]:
+        """Return the squared norms and the gradient of ``sum_i scale_i norms_i``.
+
+        Args:
+            wanted: the weights whose gradient is wanted.
+            seeds_wanted: whether the seeds' gradient is wanted too.
+            scale: (N,); None for ones.
+
+        Returns:
+            Norms (N,), a gradient for each wanted weight (None where the rows do not
+            depend on it), and the seeds' gradient, shaped like the seeds, or None.
+        """
+        norms = self._zeros()
+
+        def tangents(chunk: Chunk, rows: Tensor) -> Tensor:
+            part = slice(chunk.start, chunk.stop)
+            norms[part] += _squared_norms(rows, norms.dtype)
+            if scale is None:
+                return rows * 2
+            factor = 2 * scale[part].to(rows.dtype)
+            return rows * factor.view(-1, *(1,) * (rows.dim() - 2))
+
+        return norms, *self._gradients(tangents, wanted, seeds_wanted)
+
+    def row_gradients(
+        self, upstream: Tensor, wanted: list[Tensor], seeds_wanted: bool
+    ) -> tuple[list[Tensor | None], Tensor | None]:
+        """Return the gradient of ``<upstream, pull()>`` for weights and seeds."""
+
+        def tangents(chunk: Chunk, rows: Tensor) -> Tensor:
+            part = upstream[chunk.start : chunk.stop, chunk.first : chunk.last]
+            return part.transpose(0, 1)
+
+        return self._gradients(tangents, wanted, seeds_wanted)
+
+    def _gradients(
+        self,
+        tangents: Callable[[Chunk, Tensor], Tensor],
+        wanted: list[Tensor],
+        seeds_wanted: bool,
+    ) -> tuple[list[Tensor | None], Tensor | None]:
+        lin = self.linearization
+        ids = {id(weight) for weight in wanted}
+        gradients = Gradients(lin, ids)
+        seeds_gradient = torch.zeros_like(self.seeds) if seeds_wanted else None
+        for chunk, edges in self._pieces():
+            rows, kept = self._pull(chunk, edges, ids)
+            start = tangents(chunk, rows)
+            top = self._push(chunk, edges, start, kept, gradients, seeds_wanted)
+            if seeds_gradient is not None and top is not None:
+                self._add_seeds_gradient(seeds_gradient, chunk, top)
+        return [gradients.result(weight) for weight in wanted], seeds_gradient
+
+    def _pieces(self) -> Iterator[tuple[Chunk, list[Edge]]]:
+        """Yield each chunk with the edges of its samples."""
+        previous = (-1, -1)
+        edges: list[Edge] = []
+        with torch.no_grad(), torch.autocast(self.seeds.device.type, enabled=False):
+            for chunk in self.chunks:
+                if (chunk.start, chunk.stop) != previous:
+                    previous = (chunk.start, chunk.stop)
+                    edges = self.linearization.narrowed(*previous)
+                yield chunk, edges
+
+    def _pull(
+        self, chunk: Chunk, edges: list[Edge], wanted: set[int]
+    ) -> tuple[Tensor, Kept]:
+        """Pull a chunk's rows down; keep those that weight gradients will need."""
+        lin = self.linearization
+        left = Counter(edge.target for edge in edges)
+        pending: dict[Hashable, Tensor] = {lin.target: self._chunk_seeds(chunk)}
+        kept: Kept = {}
+        for e, edge in enumerate(edges):
+            rows = pending[edge.target]
+            left[edge.target] -= 1
+            if left[edge.target] == 0:
+                del pending[edge.target]
+            for r in reversed(range(len(edge.rules))):
+                rule = edge.rules[r]
+                if _wants(rule, wanted):
+                    kept[e, r] = rows
+                rows = rule.pull(rows)
+            _accumulate(pending, edge.source, rows)
+        return pending[lin.source], kept
+
+    def _push(
+        self,
+        chunk: Chunk,
+        edges: list[Edge],
+        tangents: Tensor,
+        kept: Kept,
+        gradients: Gradients,
+        to_top: bool,
+    ) -> Tensor | None:
+        """Push tangents up; add the weights' gradients; stop above the last of them."""
+        lin = self.linearization
+        samples = Samples(chunk.start, chunk.stop, lin.samples)
+        whole = (chunk.start, chunk.stop) == (0, lin.samples)
+        needed = _needed(edges, kept, lin.target, to_top)
+        pending: dict[Hashable, Tensor] = {lin.source: tangents}
+        left = Counter(edge.source for edge in edges)
+        for e in reversed(range(len(edges))):
+            edge = edges[e]
+            left[edge.source] -= 1
+            current = pending.get(edge.source)
+            if left[edge.source] == 0 and edge.source != lin.target:
+                pending.pop(edge.source, None)
+            if current is None:
+                continue
+            leaves = needed[e] > len(edge.rules)
+            for r, rule in enumerate(edge.rules[: needed[e]]):
+                if (e, r) in kept:
+                    sums = gradients.of(rule, None if whole else samples)
+                    rule.weight_gradients(kept.pop((e, r)), current, sums)
+                if leaves or r + 1 < needed[e]:
+                    current = rule.push(current)
+            if leaves:
+                _accumulate(pending, edge.target, current)
+        return pending.get(lin.target)
+
+    def _chunk_seeds(self, chunk: Chunk) -> Tensor:
+        """Return the seeds of a chunk as rows at the logits, (r, n, K)."""
+        rows = slice(chunk.first, chunk.last)
+        if self.seeds.dim() == 2:
+            shared = self.seeds[rows].unsqueeze(1)
+            return shared.expand(-1, chunk.stop - chunk.start, -1)
+        return self.seeds[chunk.start : chunk.stop, rows].transpose(0, 1)
+
+    def _add_seeds_gradient(self, total: Tensor, chunk: Chunk, top: Tensor) -> None:
+        rows = slice(chunk.first, chunk.last)
+        if total.dim() == 2:
+            total[rows] += top.sum(1)
+        else:
+            total[chunk.start : chunk.stop, rows] += top.transpose(0, 1)
+
+    def _zeros(self) -> Tensor:
+        lin = self.linearization
+        dtype = torch.promote_types(lin.x_dtype, torch.float32)
+        return torch.zeros(lin.samples, dtype=dtype, device=lin.device)
+
+
+def _wants(rule: Rule, wanted: set[int]) -> bool:
+    return any(id(weight) in wanted for weight in rule.weights)
+
+
+def _needed(edges: list[Edge], kept: Kept, target: Hashable, to_top: bool) -> list[int]:
+    """Return for each edge how many of its rules tangents must enter.
+
+    One more than there are rules says that they must also leave the last one, because
+    a weight further up, or the seeds, want them.
+    """
+    wanting: set[Hashable] = {target} if to_top else set()
+    needed = []
+    for e, edge in enumerate(edges):
+        if edge.target in wanting:
+            count = len(edge.rules) + 1
+        else:
+            count = max(
+                (r + 1 for r in range(len(edge.rules)) if (e, r) in kept), default=0
+            )
+        if count:
+            wanting.add(edge.source)
+        needed.append(count)
+    return needed
+
+
+def _accumulate(pending: dict[Hashable, Tensor], value: Hashable, term: Tensor) -> None:
+    pending[value] = pending[value] + term if value in pending else term
+
+
+def _squared_norms(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the squared norms (n,) of rows (r, n, ...)."""
+    dims = [d for d in range(rows.dim()) if d != 1]
+    return torch.linalg.vector_norm(rows, dim=dims, dtype=dtype).square()
