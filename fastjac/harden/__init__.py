@@ -1,0 +1,18 @@
+"""The two phases of training: the regular one, and the hardening one after it."""
+
+from fastjac.harden.interrupt import TrainingInterrupted
+from fastjac.harden.loop import NonFiniteLossError
+from fastjac.harden.objective import PENALTIES, Objective
+from fastjac.harden.phases import harden, train
+from fastjac.harden.records import EpochRecord, TrainingResult
+
+__all__ = [
+    "PENALTIES",
+    "EpochRecord",
+    "NonFiniteLossError",
+    "Objective",
+    "TrainingInterrupted",
+    "TrainingResult",
+    "harden",
+    "train",
+]
