@@ -1,4 +1,9 @@
-"""Attacks: DeepFool and the fast gradient method.
+"""Attacks: how little it takes to fool a model.
+
+`deepfool` (the nearest boundary), `fgsm` and `pgd` (a given distance), `jsma` (few
+features). Each takes a model, any module or callable from `(N, ...)` to logits
+`(N, K)`, and a batch. The classes `DeepFool`, `FGSM`, `PGD` and `JSMA` are called like
+those of torchattacks, and `adapters` makes them attacks of foolbox and ART.
 
 >>> import torch
 >>> from fastjac import attacks
@@ -9,5 +14,14 @@ torch.Size([8, 4])
 
 from fastjac.attacks.deepfool import DeepFoolResult, deepfool
 from fastjac.attacks.fgsm import fgsm
+from fastjac.attacks.jsma import JSMAResult, jsma
+from fastjac.attacks.pgd import pgd
 
-__all__ = ["DeepFoolResult", "deepfool", "fgsm"]
+__all__ = [
+    "DeepFoolResult",
+    "JSMAResult",
+    "deepfool",
+    "fgsm",
+    "jsma",
+    "pgd",
+]

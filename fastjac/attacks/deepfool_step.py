@@ -13,6 +13,7 @@ A sample whose every w_k is zero has no boundary to first order: it does not mov
 import torch
 from torch import Tensor
 
+from fastjac import native
 from fastjac.attacks.arguments import Bounds, Norm
 
 MARGIN = 1e-4  # added to the distance, as in the authors' code
@@ -46,23 +47,26 @@ def deepfool_step_reference(
     """
     flat = rows.flatten(2)
     w = flat[:, 1:] - flat[:, :1]
-    f = logits[:, 1:] - logits[:, :1]
-    size = w.abs().sum(2) if norm == "linf" else w.norm(dim=2)
-    distance = torch.where(size > 0, f.abs() / size, torch.inf)
-    nearest, at = distance.min(1)
+    f = (logits[:, 1:] - logits[:, :1]).double()
+    order = 1 if norm == "linf" else 2
+    size = torch.linalg.vector_norm(w, order, dim=2, dtype=torch.float64)
+    nearest, at = torch.where(size > 0, f.abs() / size, torch.inf).min(1)
     stuck = nearest.isinf()
-    w = w.take_along_dim(at[:, None, None], 1).squeeze(1)
-    size = size.take_along_dim(at[:, None], 1)
-    direction = w.sign() if norm == "linf" else w / size
-    update = (nearest[:, None] + MARGIN) * direction
-    update = torch.where(stuck[:, None], torch.zeros_like(update), update)
+    w = w.take_along_dim(at[:, None, None], 1).squeeze(1).double()
+    scale = nearest + MARGIN
+    if norm == "linf":
+        w = w.sign()
+    else:
+        scale = scale / size.take_along_dim(at[:, None], 1).squeeze(1)
+    update = (scale[:, None] * w).to(x.dtype)
     moved = shift.flatten(1) + update
     reached = start.flatten(1) + (1 + overshoot) * moved
     if bounds is not None:
         reached = reached.clamp(*bounds)
         moved = (reached - start.flatten(1)) / (1 + overshoot)
-    shift.copy_(moved.view_as(shift))
-    x.copy_(reached.view_as(x))
+    stay = stuck[:, None]
+    shift.copy_(torch.where(stay, shift.flatten(1), moved).view_as(shift))
+    x.copy_(torch.where(stay, x.flatten(1), reached).view_as(x))
     return stuck
 
 
@@ -78,6 +82,18 @@ def deepfool_step(
     norm: Norm,
 ) -> Tensor:
     """As `deepfool_step_reference`, by the native kernel where there is one."""
-    return deepfool_step_reference(
-        rows, logits, start, shift, x, overshoot=overshoot, bounds=bounds, norm=norm
+    if not native.has("deepfool_step", rows, logits, start, shift, x):
+        return deepfool_step_reference(
+            rows, logits, start, shift, x, overshoot=overshoot, bounds=bounds, norm=norm
+        )
+    return native.deepfool_step(
+        rows,
+        logits,
+        start,
+        shift,
+        x,
+        margin=MARGIN,
+        overshoot=overshoot,
+        bounds=bounds,
+        linf=norm == "linf",
     )

@@ -40,7 +40,11 @@ class Pool:
     def select(self, keep: Tensor) -> "Pool":
         """The samples `keep` `(m,)`, in that order."""
         return Pool(
-            *(getattr(self, name)[keep] for name in _COMMON),
+            index=self.index[keep],
+            start=self.start[keep],
+            x=self.x[keep],
+            iterations=self.iterations[keep],
+            stuck=self.stuck[keep],
             more={name: value[keep] for name, value in self.more.items()},
         )
 
@@ -51,15 +55,13 @@ class Pool:
         if not len(self.index):
             return other
         return Pool(
-            *(
-                torch.cat([getattr(self, name), getattr(other, name)])
-                for name in _COMMON
-            ),
+            index=torch.cat([self.index, other.index]),
+            start=torch.cat([self.start, other.start]),
+            x=torch.cat([self.x, other.x]),
+            iterations=torch.cat([self.iterations, other.iterations]),
+            stuck=torch.cat([self.stuck, other.stuck]),
             more={k: torch.cat([v, other.more[k]]) for k, v in self.more.items()},
         )
-
-
-_COMMON = ("index", "start", "x", "iterations", "stuck")
 
 
 class Method(ABC):
@@ -112,11 +114,11 @@ def search(
     outcome = _blank(x)
     pool = _enter(method, x, 0, min(size, len(x)))
     entered = len(pool.index)
-    with evaluation_mode(model), _bar(len(x), progress) as bar, torch.no_grad():
+    with evaluation_mode(model), bar(len(x), progress) as shown, torch.no_grad():
         while len(pool.index):
             before = len(pool.index)
             pool = _round(model, method, pool, outcome)
-            bar.update(before - len(pool.index))
+            shown.update(before - len(pool.index))
             fresh = min(size - len(pool.index), len(x) - entered)
             pool = pool.join(_enter(method, x, entered, entered + fresh))
             entered += fresh
@@ -131,22 +133,25 @@ def default_chunk(x: Tensor) -> int:
 def _round(model: Model, method: Method, pool: Pool, outcome: Outcome) -> Pool:
     """Look, let the finished ones go, and move the others one step."""
     expansion = Expansion(model, pool.x)
-    reached = method.reached(pool, expansion.logits)
-    done = reached | pool.stuck | (pool.iterations >= method.steps)
-    finite = expansion.logits.isfinite().all()
+    logits = expansion.logits
+    broken = ~logits.isfinite().all(1)
+    reached = method.reached(pool, logits) & ~broken
+    done = reached | broken | pool.stuck | (pool.iterations >= method.steps)
     # Survivors first; the only moment at which the host waits for the device.
     order = done.to(torch.uint8).argsort(stable=True)
-    survivors, sound = torch.stack([(~done).sum(), finite.long()]).tolist()
-    if not sound:
-        raise ValueError("model(x) must return finite logits, got NaN or infinity")
+    unfit = (broken & (pool.iterations == 0)).sum()
+    survivors, unfit = torch.stack([(~done).sum(), unfit]).tolist()
+    if unfit:
+        raise ValueError(
+            f"model(x) must return finite logits, got NaN or infinity for {unfit} of "
+            f"{len(logits)} samples of x"
+        )
     keep, leave = order[:survivors], order[survivors:]
     if len(leave):
-        _record(outcome, pool.select(leave), expansion.logits[leave], reached[leave])
-    if not survivors:
-        return pool.select(keep)
-    logits = expansion.logits
-    if len(leave):
+        _record(outcome, pool.select(leave), logits[leave], reached[leave])
         pool, logits = pool.select(keep), logits[keep]
+    if not survivors:
+        return pool
     rows = expansion.rows(method.seeds(pool, logits), keep)
     method.step(pool, logits, rows)
     pool.iterations += ~pool.stuck
@@ -201,7 +206,8 @@ class _Silent:
         """Count nothing."""
 
 
-def _bar(total: int, progress: bool) -> Any:
+def bar(total: int, progress: bool) -> Any:
+    """A progress bar over `total` samples, silent unless asked for."""
     if not progress:
         return _Silent()
     try:
