@@ -56,6 +56,7 @@ def deepfool(
     norm: Norm = "l2",
     target: Tensor | None = None,
     chunk: int | None = None,
+    backend: str = "auto",
     progress: bool = False,
 ) -> DeepFoolResult:
     r"""Find a small perturbation that changes the class, for each sample.
@@ -89,6 +90,7 @@ def deepfool(
             boundary between the target and the class of that moment is crossed. A
             sample that is of its target class already is left as it is: success.
         chunk: samples at a time, None for 128 on a CPU and 1024 on a GPU.
+        backend: as in `fastjac.jacobian_penalty`.
         progress: show a bar (needs tqdm).
 
     Returns:
@@ -121,11 +123,11 @@ def deepfool(
         if classes is not None:
             check_classes(name, classes, x)
     if y is not None and target is not None:
-        raise ValueError("y and target exclude each other: pass one of them")
+        raise ValueError("`y` and `target` exclude each other; pass one of them")
     method = _DeepFool(
         steps, overshoot, candidates, bounds, norm, y, target, samples=len(x)
     )
-    outcome = search(model, x, method, chunk=chunk, progress=progress)
+    outcome = search(model, x, method, chunk=chunk, backend=backend, progress=progress)
     shift = outcome.more.get("shift", torch.zeros_like(outcome.x))
     perturbation = (1 + overshoot) * shift
     flat = perturbation.flatten(1)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fastjac import checks
 from fastjac.attacks.arguments import (
     Bounds,
     Model,
@@ -28,6 +29,7 @@ def fgsm(
     norm: Norm = "linf",
     targeted: bool = False,
     chunk: int | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     r"""Move each sample by `eps` in the direction that raises its loss the fastest.
 
@@ -47,6 +49,7 @@ def fgsm(
         norm: "linf" or "l2".
         targeted: go towards `y` instead.
         chunk: samples at a time, None for 128 on a CPU and 1024 on a GPU.
+        backend: as in `fastjac.jacobian_penalty`.
 
     Returns:
         (N, ...) perturbed samples. Where the gradient is zero, the sample itself.
@@ -72,7 +75,8 @@ def fgsm(
     with evaluation_mode(model), torch.no_grad():
         moved = [
             part
-            + (-eps if targeted else eps) * loss_direction(model, part, classes, norm)
+            + (-eps if targeted else eps)
+            * loss_direction(model, part, classes, norm, backend)
             for part, classes in zip(
                 *(t.detach().split(chunk or default_chunk(x)) for t in (x, y)),
                 strict=True,
@@ -82,9 +86,12 @@ def fgsm(
     return found if bounds is None else found.clamp_(*bounds)
 
 
-def loss_direction(model: Model, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
+def loss_direction(
+    model: Model, x: Tensor, y: Tensor, norm: Norm, backend: str
+) -> Tensor:
     """Steepest ascent `(n, ...)` of the cross-entropy at `x`, of norm 1 (or zero)."""
-    expansion = Expansion(model, x)
+    expansion = Expansion(model, x, backend)
+    checks.check_finite(expansion.logits, x)
     check_range("y", y, expansion.logits.shape[1])
     gradient = expansion.rows(loss_seeds(expansion.logits, y)).squeeze(1)
     return steepest(gradient, norm)

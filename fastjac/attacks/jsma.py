@@ -48,6 +48,7 @@ def jsma(
     pixels: int = 1,
     bounds: Bounds = (0.0, 1.0),
     chunk: int | None = None,
+    backend: str = "auto",
     progress: bool = False,
 ) -> JSMAResult:
     r"""Change the most salient features of each sample until it is of the target class.
@@ -69,6 +70,7 @@ def jsma(
         pixels: features changed a step: 1, or 2 for the pairs of the original.
         bounds: (low, high) of the features.
         chunk: samples at a time, None for 128 on a CPU and 1024 on a GPU.
+        backend: as in `fastjac.jacobian_penalty`.
         progress: show a bar (needs tqdm).
 
     Returns:
@@ -94,14 +96,14 @@ def jsma(
     check_classes("target", target, x)
     check_count("steps", steps, 0)
     if pixels not in (1, 2):
-        raise ValueError(f"pixels must be 1 or 2, got {pixels!r}")
+        raise ValueError(f"`pixels` must be 1 or 2; got {pixels!r}")
     if not (theta > 0 or theta < 0):
-        raise ValueError(f"theta must be a number other than 0, got {theta}")
+        raise ValueError(f"`theta` must be a number other than 0; got {theta}")
     if chunk is not None:
         check_count("chunk", chunk, 1)
     features = target.new_full((len(x), steps, pixels), -1, dtype=torch.int64)
     method = _JSMA(steps, theta, pixels, bounds, target, features)
-    outcome = search(model, x, method, chunk=chunk, progress=progress)
+    outcome = search(model, x, method, chunk=chunk, backend=backend, progress=progress)
     return JSMAResult(
         adversarial=outcome.x,
         features=features,

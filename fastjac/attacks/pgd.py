@@ -33,6 +33,7 @@ def pgd(
     targeted: bool = False,
     generator: torch.Generator | None = None,
     chunk: int | None = None,
+    backend: str = "auto",
     progress: bool = False,
 ) -> Tensor:
     r"""Raise the loss by `steps` steps of steepest ascent, never further than `eps`.
@@ -58,6 +59,7 @@ def pgd(
         targeted: go towards `y` instead.
         generator: of the random starts, on the device of `x`.
         chunk: samples at a time, None for 128 on a CPU and 1024 on a GPU.
+        backend: as in `fastjac.jacobian_penalty`.
         progress: show a bar (needs tqdm).
 
     Returns:
@@ -98,12 +100,12 @@ def pgd(
                 start = x[left].detach()
                 moved = ball.draw(start, generator) if random_start else start.clone()
                 for _ in range(steps):
-                    direction = loss_direction(model, moved, y[left], norm)
+                    direction = loss_direction(model, moved, y[left], norm, backend)
                     moved = ball.project(moved + alpha * direction, start)
                 found[left] = moved
                 if restarts == 1:
                     break
-                same = Expansion(model, moved).logits.argmax(1) == y[left]
+                same = Expansion(model, moved, backend).logits.argmax(1) == y[left]
                 left = left[~same if targeted else same]
                 if not len(left):
                     break

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastjac import checks
 from fastjac.attacks.arguments import Model
 from fastjac.attacks.expansion import Expansion, evaluation_mode
 
@@ -106,9 +107,16 @@ class Outcome:
 
 
 def search(
-    model: Model, x: Tensor, method: Method, *, chunk: int | None, progress: bool
+    model: Model,
+    x: Tensor,
+    method: Method,
+    *,
+    chunk: int | None,
+    backend: str,
+    progress: bool,
 ) -> Outcome:
     """Run `method` on every sample of `x` `(N, ...)`, `chunk` of them at a time."""
+    checks.one_of("backend", backend, checks.BACKENDS)
     x = x.detach()
     size = chunk or default_chunk(x)
     outcome = _blank(x)
@@ -117,7 +125,7 @@ def search(
     with evaluation_mode(model), bar(len(x), progress) as shown, torch.no_grad():
         while len(pool.index):
             before = len(pool.index)
-            pool = _round(model, method, pool, outcome)
+            pool = _round(model, method, pool, outcome, backend)
             shown.update(before - len(pool.index))
             fresh = min(size - len(pool.index), len(x) - entered)
             pool = pool.join(_enter(method, x, entered, entered + fresh))
@@ -130,9 +138,11 @@ def default_chunk(x: Tensor) -> int:
     return 128 if x.device.type == "cpu" else 1024
 
 
-def _round(model: Model, method: Method, pool: Pool, outcome: Outcome) -> Pool:
+def _round(
+    model: Model, method: Method, pool: Pool, outcome: Outcome, backend: str
+) -> Pool:
     """Look, let the finished ones go, and move the others one step."""
-    expansion = Expansion(model, pool.x)
+    expansion = Expansion(model, pool.x, backend)
     logits = expansion.logits
     broken = ~logits.isfinite().all(1)
     reached = method.reached(pool, logits) & ~broken
@@ -143,7 +153,7 @@ def _round(model: Model, method: Method, pool: Pool, outcome: Outcome) -> Pool:
     survivors, unfit = torch.stack([(~done).sum(), unfit]).tolist()
     if unfit:
         raise ValueError(
-            f"model(x) must return finite logits, got NaN or infinity for {unfit} of "
+            f"the model must return finite logits; got NaN or infinity for {unfit} of "
             f"{len(logits)} samples of x"
         )
     keep, leave = order[:survivors], order[survivors:]
