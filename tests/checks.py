@@ -137,3 +137,20 @@ def seeded_build(
         return model.to(dtype)
 
     return build
+
+
+def leaf_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A fresh leaf with the values of x, and the logits computed from it."""
+    leaf = x.detach().clone().requires_grad_()
+    return leaf, model(leaf)
+
+
+def grads(value: Tensor, model: nn.Module) -> list[Tensor]:
+    return oracle.gradients(value, oracle.trainable(model))
+
+
+def assert_same(got: Tensor, expected: Tensor, model: nn.Module) -> None:
+    """Equal values and equal gradients of every parameter, in float64."""
+    assert_close(got, expected, torch.float64, "value")
+    for g, e in zip(grads(got, model), grads(expected, model), strict=True):
+        assert_close(g, e, torch.float64, "gradient")

@@ -76,6 +76,7 @@ def hoffman(x: Tensor, logits: Tensor, n: int = 1) -> Tensor:
 
     J^2 = (1 / n_proj) sum_mu C ||v_mu . J||^2 / B with v_mu uniform on the unit
     sphere of every sample; n = -1 goes through the classes instead. Their loss is half.
+    Like their package it draws torch.randn(B, C) in the default dtype.
     """
     batch, classes = logits.shape
     projections = classes if n == -1 else n
@@ -87,7 +88,7 @@ def hoffman(x: Tensor, logits: Tensor, n: int = 1) -> Tensor:
         elif classes == 1:
             v = torch.ones(batch, classes, dtype=x.dtype)
         else:
-            v = F.normalize(torch.randn(batch, classes, dtype=x.dtype), dim=1)
+            v = F.normalize(torch.randn(batch, classes), dim=1).to(x.dtype)
         (jv,) = torch.autograd.grad(
             logits.reshape(-1), x, v.reshape(-1), create_graph=True, retain_graph=True
         )

@@ -55,6 +55,15 @@ def test_layer_is_the_same_in_chunks(name: str, chunk: int) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
+def test_layer_runs_again_inside_the_backward_pass(name: str) -> None:
+    """The gradients of (N,) norms need a second sweep, run by autograd's engine."""
+    make, shape = LAYERS[name]
+    x = torch.randn(3, *shape).double()
+    build = seeded_build(lambda: Between(make(), shape, 4))
+    compare(build, x, seed=3, reduction="none", dtypes=[torch.float64])
+
+
+@pytest.mark.parametrize("name", LAYERS)
 def test_layer_directly_at_the_input_of_a_single_sample(name: str) -> None:
     make, shape = LAYERS[name]
 
