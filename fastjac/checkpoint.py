@@ -150,7 +150,7 @@ def rng_state() -> dict[str, Any]:
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "numpy": [
             str(name),
-            keys.tolist(),
+            np.asarray(keys).tolist(),
             int(position),
             int(has_gauss),
             float(gauss),

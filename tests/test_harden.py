@@ -204,6 +204,28 @@ class TestResume:
         resumed = run(4, resume=True, checkpoint=tmp_path / "c")
         assert all(map(torch.equal, expected, resumed))
 
+    def test_random_projections_with_their_own_generator_resume_exactly(self, tmp_path):
+        def run(epochs, resume=False, **more):
+            generator = torch.Generator().manual_seed(7)
+            model = small_model()
+            options = {"projections": 1, "generator": generator}
+            harden(
+                model,
+                small_batches(),
+                epochs=epochs,
+                penalty_options=options,
+                seed=1,
+                progress=False,
+                resume=resume,
+                **more,
+            )
+            return weights_of(model)
+
+        expected = run(3)
+        run(1, checkpoint=tmp_path / "c")
+        resumed = run(3, resume=True, checkpoint=tmp_path / "c")
+        assert all(map(torch.equal, expected, resumed))
+
     def test_finished_run_resumes_to_its_result_without_a_step(self, tmp_path):
         path = tmp_path / "c"
         first, second = small_model(), small_model(1)
@@ -424,6 +446,24 @@ class TestNonFinite:
                 progress=False,
             )
         assert files.load(path, "checkpoint")["position"]["steps"] == 2
+
+    @pytest.mark.parametrize("penalty", ["jacobian", "cross-lipschitz", None])
+    def test_divergence_stops_with_finite_weights_in_the_checkpoint(
+        self, tmp_path, penalty
+    ):
+        path = tmp_path / "c"
+        with pytest.raises(NonFiniteLossError, match="lower the learning rate or lam"):
+            harden(
+                small_model(),
+                small_batches(50),
+                penalty=penalty,
+                optimizer=lambda p: torch.optim.SGD(p, lr=1e8),
+                checkpoint=path,
+                checkpoint_every=1,
+                progress=False,
+            )
+        kept = files.load(path, "checkpoint")["model"]
+        assert all(w.isfinite().all() for w in kept.values())
 
     def test_without_checkpoint_the_message_says_so(self):
         x, y = small_batches(1)[0]

@@ -15,9 +15,9 @@ from fastjac.checkpoint import CheckpointError, rng_state, set_rng_state
 
 
 class RandomState:
-    """The global generators and those of a ``DataLoader`` and its sampler."""
+    """The global generators, those of a ``DataLoader`` and its sampler, and ``own``."""
 
-    def __init__(self, loader: Iterable[Any]) -> None:
+    def __init__(self, loader: Iterable[Any], own: Any = None) -> None:
         batch_sampler = getattr(loader, "batch_sampler", None)
         owners = (
             loader,
@@ -26,24 +26,24 @@ class RandomState:
             getattr(batch_sampler, "sampler", None),
         )
         found = [getattr(owner, "generator", None) for owner in owners]
-        unique = {id(g): g for g in found if isinstance(g, torch.Generator)}
+        unique = {id(g): g for g in (*found, own) if isinstance(g, torch.Generator)}
         self._generators = list(unique.values())
 
     def get(self) -> dict[str, Any]:
         """Return all states as values that a checkpoint can hold."""
-        own = [generator.get_state() for generator in self._generators]
-        return {**rng_state(), "loader": own}
+        states = [generator.get_state() for generator in self._generators]
+        return {**rng_state(), "own": states}
 
     def set(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`get` returned."""
         set_rng_state(state)
-        if len(state["loader"]) != len(self._generators):
+        if len(state["own"]) != len(self._generators):
             raise CheckpointError(
-                f"loader has {len(self._generators)} generator(s) of its own, the"
-                f" checkpoint was made with {len(state['loader'])}: make the loader the"
-                " same way as in the interrupted run"
+                f"loader and penalty_options have {len(self._generators)} generator(s)"
+                f" of their own, the interrupted run had {len(state['own'])}: make them"
+                " the same way"
             )
-        for generator, own in zip(self._generators, state["loader"], strict=True):
+        for generator, own in zip(self._generators, state["own"], strict=True):
             generator.set_state(own)
 
 

@@ -30,12 +30,12 @@ class InterruptGuard:
     Example:
         >>> with InterruptGuard() as guard:
         ...     signal.raise_signal(signal.SIGINT)
-        ...     guard.requested
+        ...     guard.asked()
         True
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self._asked = False
         self._previous: Any = None
 
     def __enter__(self) -> InterruptGuard:
@@ -51,8 +51,12 @@ class InterruptGuard:
     ) -> None:
         self._restore()
 
+    def asked(self) -> bool:
+        """Return whether Ctrl-C was pressed since the context was entered."""
+        return self._asked
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self._asked = True
         self._restore()
 
     def _restore(self) -> None:

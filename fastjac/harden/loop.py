@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import nn
@@ -71,7 +71,7 @@ class Run:
         self.progress, self.seed = progress, seed
         self.device = next(model.parameters()).device
         self.position = Position()
-        self.random = RandomState(loader)
+        self.random = RandomState(loader, objective.options.get("generator"))
         self._epoch_random: dict[str, Any] = {}
         self._saved_step: int | None = None
 
@@ -98,11 +98,11 @@ class Run:
     def _epoch(self, guard: InterruptGuard, bar: Bar) -> None:
         for batch in self._batches(guard):
             self._step(batch, bar)
-            if guard.requested:
+            if guard.asked():
                 self._interrupted()
             if self.position.steps % self.checkpoint_every == 0:
                 self._save()
-        if guard.requested:
+        if guard.asked():
             self._interrupted()
         if self.position.batch == 0:
             raise ValueError(
@@ -114,22 +114,22 @@ class Run:
 
     def _batches(self, guard: InterruptGuard) -> Iterator[Any]:
         """Give the epoch's batches that are still to do."""
-        sampler = getattr(self.loader, "sampler", None)
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(self.position.epoch)
+        set_epoch = getattr(getattr(self.loader, "sampler", None), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(self.position.epoch)
         now = self.random.get()
         self.random.set(self._epoch_random)
         batches = iter(self.loader)
         if self.position.batch:
             skip(batches, self.position.batch)
             self.random.set(now)
-        while not guard.requested:
+        while not guard.asked():
             try:
                 batch = next(batches)
             except StopIteration:
                 return
             except RuntimeError:
-                if guard.requested:  # Ctrl-C also reached the loader's workers
+                if guard.asked():  # Ctrl-C also reached the loader's workers
                     return
                 raise
             yield batch
@@ -138,13 +138,23 @@ class Run:
         begin = time.perf_counter()
         x, y = unpack(batch, self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.objective(self.model, x, y)
+        try:
+            terms = self.objective(self.model, x, y)
+        except ValueError as error:
+            # A penalty refuses logits that are not finite; so do attacks.
+            with torch.no_grad():
+                if bool(torch.isfinite(self.model(x)).all()):
+                    raise
+            self._not_finite(f"logits are not finite ({error})", error)
         terms.loss.backward()
         hits = (terms.logits.detach().argmax(1) == y).sum()
         parts = (terms.loss, terms.cross_entropy, terms.penalty, hits)
         values = torch.stack([part.detach().double() for part in parts]).tolist()
         if not math.isfinite(values[0]):
-            self._not_finite(values)
+            self._not_finite(
+                f"loss became {values[0]} (cross-entropy {values[1]:.4g}, penalty"
+                f" {values[2]:.4g})"
+            )
         self.optimizer.step()
         self.position.add(values, len(x), time.perf_counter() - begin)
         bar.show(self.position, values, len(x))
@@ -153,7 +163,7 @@ class Run:
         """Write a checkpoint, if one is asked for and the weights are sound."""
         for name, weight in self._plain_model().named_parameters():
             if not bool(torch.isfinite(weight).all()):
-                self._not_finite(None, name)
+                self._not_finite(f"weight {name!r} is no longer finite")
         if self.checkpoint is None:
             return
         payload = {
@@ -219,7 +229,7 @@ class Run:
             "seed": self.seed,
         }
 
-    def _interrupted(self) -> None:
+    def _interrupted(self) -> NoReturn:
         self._save()
         where = "nothing was saved, since no checkpoint= was given"
         if self.checkpoint is not None:
@@ -230,23 +240,16 @@ class Run:
             f"interrupted at {self.position}: {where}", self.checkpoint
         )
 
-    def _not_finite(self, values: list[float] | None, weight: str = "") -> None:
-        what = f"weight {weight!r} is no longer finite after {self.position}"
-        if values is not None:
-            loss, cross_entropy, penalty, _ = values
-            what = (
-                f"loss became {loss} after {self.position}"
-                f" (cross-entropy {cross_entropy:.4g}, penalty {penalty:.4g})"
-            )
+    def _not_finite(self, what: str, cause: Exception | None = None) -> NoReturn:
         kept = None if self._saved_step is None else self.checkpoint
         where = "there is no checkpoint to go back to"
         if kept is not None:
             where = f"the last good checkpoint is {kept} (step {self._saved_step})"
         raise NonFiniteLossError(
-            f"{what}: lower the learning rate or lam (={self.objective.lam}), or look"
+            f"{what} after {self.position}: lower the learning rate or lam (={self.objective.lam}), or look"
             f" for non-finite inputs; {where}",
             kept,
-        )
+        ) from cause
 
     def _plain_model(self) -> nn.Module:
         """The model itself, out of its DistributedDataParallel wrapper."""

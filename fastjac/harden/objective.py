@@ -102,11 +102,12 @@ class Objective:
         name = self.penalty
         if name is not None and not isinstance(name, str):
             name = getattr(name, "__qualname__", type(name).__name__)
+        options = {k: v for k, v in self.options.items() if k != "generator"}
         perturbed = {"eps": self.eps, "bounds": repr(self.bounds)}
         return {
             "penalty": name,
             "lam": self.lam if name else 0.0,
-            "penalty_options": repr(sorted(self.options.items())),
+            "penalty_options": repr(sorted(options.items())),
             "adversarial": self.adversarial,
             **(perturbed if self.adversarial else {}),
         }

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fastjac.harden.loop import Run, TrainingResult
+from fastjac.harden.loop import Run
 from fastjac.harden.objective import Objective, Penalty
+from fastjac.harden.records import TrainingResult
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
