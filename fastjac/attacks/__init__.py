@@ -12,12 +12,20 @@ those of torchattacks, and `adapters` makes them attacks of foolbox and ART.
 torch.Size([8, 4])
 """
 
+from fastjac.attacks.attack import Attack
+from fastjac.attacks.classes import FGSM, JSMA, PGD, PGDL2, DeepFool
 from fastjac.attacks.deepfool import DeepFoolResult, deepfool
 from fastjac.attacks.fgsm import fgsm
 from fastjac.attacks.jsma import JSMAResult, jsma
 from fastjac.attacks.pgd import pgd
 
 __all__ = [
+    "FGSM",
+    "JSMA",
+    "PGD",
+    "PGDL2",
+    "Attack",
+    "DeepFool",
     "DeepFoolResult",
     "JSMAResult",
     "deepfool",
