@@ -50,9 +50,9 @@ T* pointer(const char* name, Address address, std::int64_t count) {
                                     "` is null but must hold elements");
     }
     if (address % alignof(T) != 0) {
-        throw std::invalid_argument(std::string("`") + name + "` (=" +
-                                    std::to_string(address) + ") must be aligned to " +
-                                    std::to_string(alignof(T)) + " bytes");
+        throw std::invalid_argument(
+            std::string("`") + name + "` (=" + std::to_string(address) +
+            ") must be aligned to " + std::to_string(alignof(T)) + " bytes");
     }
     return reinterpret_cast<T*>(address);
 }

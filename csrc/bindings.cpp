@@ -11,6 +11,7 @@
 
 #include "binding_helpers.h"
 #include "build_config.h"
+#include "conv_bindings.h"
 #include "cpu/deepfool_step.h"
 #include "cpu/dispatch.h"
 #include "cpu/jsma_step.h"
@@ -51,7 +52,7 @@ void bind_squared_norms(py::module_& m) {
     m.def(
         "squared_norms",
         [](DType dtype, Address rows, Address weights, Address partials, Address norms,
-           std::int64_t samples, std::int64_t row_count, std::int64_t row_length) {
+           std::int64_t row_count, std::int64_t samples, std::int64_t row_length) {
             check_size("samples", samples);
             check_size("row_count", row_count);
             check_size("row_length", row_length);
@@ -70,7 +71,7 @@ void bind_squared_norms(py::module_& m) {
             });
         },
         py::arg("dtype"), py::arg("rows"), py::arg("weights"), py::arg("partials"),
-        py::arg("norms"), py::arg("samples"), py::arg("row_count"),
+        py::arg("norms"), py::arg("row_count"), py::arg("samples"),
         py::arg("row_length"));
 }
 
@@ -160,6 +161,8 @@ PYBIND11_MODULE(_native, m) {
     fastjac::bind_dtype(m);
     fastjac::bind_build(m);
     fastjac::bind_squared_norms(m);
+    fastjac::bind_gated_conv(m);
+    fastjac::bind_live_list(m);
     fastjac::bind_deepfool_step(m);
     fastjac::bind_jsma_step(m);
 #if FASTJAC_WITH_CUDA

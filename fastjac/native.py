@@ -183,12 +183,12 @@ def launch_arguments(tensor: Tensor) -> dict[str, Any]:
 def squared_norms(rows: Tensor, weights: Tensor | None = None) -> Tensor:
     r"""Squared norm of each sample's rows, accumulated in float64.
 
-    $$norms_n = \sum_r weights_r \sum_m rows_{nrm}^2$$
+    $$norms_n = \sum_r weights_r \sum_m rows_{rnm}^2$$
 
     The result does not depend on the number of threads.
 
     Args:
-        rows: (N, R, ...), float32 or float64, contiguous.
+        rows: (R, N, ...), float32 or float64, contiguous.
         weights: (R,) float64, or None for all ones.
 
     Returns:
@@ -201,15 +201,15 @@ def squared_norms(rows: Tensor, weights: Tensor | None = None) -> Tensor:
     Example:
         >>> import fastjac.native as native
         >>> if native.available():
-        ...     print(native.squared_norms(torch.ones(2, 3, 4)).tolist())
+        ...     print(native.squared_norms(torch.ones(3, 2, 4)).tolist())
         ... else:
         ...     print([12.0, 12.0])
         [12.0, 12.0]
     """
     module = kernels(rows)
     if rows.dim() < 2:
-        raise ValueError(f"`rows` must be (N, R, ...), got {tuple(rows.shape)}")
-    samples, row_count = rows.shape[:2]
+        raise ValueError(f"`rows` must be (R, N, ...), got {tuple(rows.shape)}")
+    row_count, samples = rows.shape[:2]
     if weights is not None:
         kernels(weights)
         if weights.shape != (row_count,) or weights.dtype != torch.float64:
@@ -230,8 +230,8 @@ def squared_norms(rows: Tensor, weights: Tensor | None = None) -> Tensor:
         weights=0 if weights is None else weights.data_ptr(),
         partials=partials.data_ptr(),
         norms=norms.data_ptr(),
-        samples=samples,
         row_count=row_count,
+        samples=samples,
         row_length=row_length,
         **launch_arguments(rows),
     )

@@ -25,10 +25,10 @@
 //     anything is chosen. (tests/test_build.py checks this and the order above.)
 //   * Memory belongs to the caller: a kernel gets its workspace in the parameters.
 //
-// Threads: OpenMP, `#pragma omp parallel for schedule(static)` unless there is a reason.
-// torch's own thread pool is used, so torch.set_num_threads is obeyed. Results must not
-// depend on the number of threads: cut the work into pieces whose size depends on the
-// shapes alone, and add partial results in a fixed order.
+// Threads: OpenMP, `#pragma omp parallel for schedule(static)` unless there is a
+// reason. torch's own thread pool is used, so torch.set_num_threads is obeyed. Results
+// must not depend on the number of threads: cut the work into pieces whose size depends
+// on the shapes alone, and add partial results in a fixed order.
 #pragma once
 
 #include <cstdint>
@@ -50,11 +50,11 @@
         namespace avx512 {              \
         __VA_ARGS__                     \
         }
-#    define FASTJAC_CALL(kernel, ...)                             \
-        (::fastjac::isa() == ::fastjac::Isa::avx512               \
-             ? ::fastjac::avx512::kernel(__VA_ARGS__)             \
-             : (::fastjac::isa() == ::fastjac::Isa::avx2          \
-                    ? ::fastjac::avx2::kernel(__VA_ARGS__)        \
+#    define FASTJAC_CALL(kernel, ...)                      \
+        (::fastjac::isa() == ::fastjac::Isa::avx512        \
+             ? ::fastjac::avx512::kernel(__VA_ARGS__)      \
+             : (::fastjac::isa() == ::fastjac::Isa::avx2   \
+                    ? ::fastjac::avx2::kernel(__VA_ARGS__) \
                     : ::fastjac::baseline::kernel(__VA_ARGS__)))
 #else
 #    define FASTJAC_DECLARE_KERNEL(...) \

@@ -1,10 +1,10 @@
-// norms[n] = sum_r weights[r] * sum_m rows[n, r, m]^2
+// norms[n] = sum_r weights[r] * sum_m rows[r, n, m]^2
 //
 // A thread owns whole pieces of kSquaredNormsPiece elements of one row and writes one
 // partial sum for each; then a thread owns whole samples and adds their partial sums in
 // order. The pieces depend on the shapes alone, so the result does not depend on the
 // number of threads. Everything is accumulated in double.
-// Bytes: N R M elements read once. Operations: 2 N R M.
+// Bytes: R N M elements read once. Operations: 2 R N M.
 #include "squared_norms.h"
 
 #include <algorithm>
@@ -46,7 +46,7 @@ void squared_norms(const SquaredNorms<T>& p) {
         for (std::int64_t n = 0; n < p.samples; ++n) {
             double norm = 0;
             for (std::int64_t r = 0; r < p.row_count; ++r) {
-                const double* partials = p.partials + (n * p.row_count + r) * pieces;
+                const double* partials = p.partials + (r * p.samples + n) * pieces;
                 double row = 0;
                 for (std::int64_t b = 0; b < pieces; ++b) row += partials[b];
                 norm += p.weights == nullptr ? row : p.weights[r] * row;

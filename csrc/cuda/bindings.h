@@ -2,12 +2,14 @@
 //
 // Plain C++, included by csrc/bindings.cpp, and by the tests for the stand-in that runs
 // the same kernels without a GPU. To add a kernel `foo`: include foo.h, write bind_foo,
-// call it in bind. Every function takes dtype, device and stream after its own arguments.
+// call it in bind. Every function takes dtype, device and stream after its own
+// arguments.
 #pragma once
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 
 #include "../binding_helpers.h"
@@ -27,29 +29,26 @@ inline Stream stream_of(int device, Address stream) {
 inline void bind_gate_rows(py::module_& m) {
     m.def(
         "gate_rows",
-        [](Address rows, Address gate, Address out, std::int64_t samples,
-           std::int64_t row_count, std::int64_t row_length, bool positive, DType dtype,
-           int device, Address stream) {
-            check_size("samples", samples);
+        [](Address rows, Address gate, Address out, std::int64_t row_count,
+           std::int64_t length, bool positive, DType dtype, int device,
+           Address stream) {
             check_size("row_count", row_count);
-            check_size("row_length", row_length);
+            check_size("length", length);
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
-                const std::int64_t count = samples * row_count * row_length;
                 GateRows<T> p{};
-                p.rows = pointer<const T>("rows", rows, count);
-                p.gate = pointer<const T>("gate", gate, count);
-                p.out = pointer<T>("out", out, count);
-                p.samples = samples;
+                p.rows = pointer<const T>("rows", rows, row_count * length);
+                p.gate = pointer<const T>("gate", gate, length);
+                p.out = pointer<T>("out", out, row_count * length);
                 p.row_count = row_count;
-                p.row_length = row_length;
+                p.length = length;
                 p.kind = positive ? Gate::positive : Gate::factor;
                 gate_rows(p, stream_of(device, stream));
             });
         },
         py::kw_only(), py::arg("rows"), py::arg("gate"), py::arg("out"),
-        py::arg("samples"), py::arg("row_count"), py::arg("row_length"),
-        py::arg("positive"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
+        py::arg("row_count"), py::arg("length"), py::arg("positive"), py::arg("dtype"),
+        py::arg("device"), py::arg("stream"));
 }
 
 // (input, output, extent, stride, padding) of an axis.
@@ -68,59 +67,56 @@ inline void bind_unpool_rows(py::module_& m) {
     m.def(
         "unpool_rows",
         [](Address rows, Address indices, Address out, const std::array<Axis, 3>& axes,
-           std::int64_t samples, std::int64_t row_count, std::int64_t channels,
-           DType dtype, int device, Address stream) {
-            check_size("samples", samples);
+           std::int64_t row_count, std::int64_t planes, DType dtype, int device,
+           Address stream) {
             check_size("row_count", row_count);
-            check_size("channels", channels);
+            check_size("planes", planes);
+            const PoolAxis checked[] = {pool_axis(axes[0]), pool_axis(axes[1]),
+                                        pool_axis(axes[2])};
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
-                const std::int64_t count = samples * row_count * channels;
                 UnpoolRows<T> p{};
-                p.rows = pointer<const T>("rows", rows, count);
-                p.indices = pointer<const std::int64_t>("indices", indices, count);
-                p.out = pointer<T>("out", out, count);
-                for (int a = 0; a < 3; ++a) p.axes[a] = pool_axis(axes[a]);
-                p.samples = samples;
+                std::copy(checked, checked + 3, p.axes);
+                p.rows = pointer<const T>("rows", rows, row_count * planes);
+                p.indices = pointer<const std::int64_t>("indices", indices, planes);
+                p.out = pointer<T>("out", out, row_count * planes);
                 p.row_count = row_count;
-                p.channels = channels;
+                p.planes = planes;
                 unpool_rows(p, stream_of(device, stream));
             });
         },
         py::kw_only(), py::arg("rows"), py::arg("indices"), py::arg("out"),
-        py::arg("axes"), py::arg("samples"), py::arg("row_count"), py::arg("channels"),
-        py::arg("dtype"), py::arg("device"), py::arg("stream"));
+        py::arg("axes"), py::arg("row_count"), py::arg("planes"), py::arg("dtype"),
+        py::arg("device"), py::arg("stream"));
 }
 
 inline void bind_pool_tangents(py::module_& m) {
     m.def(
         "pool_tangents",
-        [](Address tangents, Address indices, Address out, std::int64_t samples,
-           std::int64_t row_count, std::int64_t channels, std::int64_t pooled,
-           std::int64_t input, DType dtype, int device, Address stream) {
-            check_size("samples", samples);
+        [](Address tangents, Address indices, Address out, std::int64_t row_count,
+           std::int64_t planes, std::int64_t pooled, std::int64_t input, DType dtype,
+           int device, Address stream) {
             check_size("row_count", row_count);
-            check_size("channels", channels);
+            check_size("planes", planes);
             check_size("pooled", pooled);
             check_size("input", input);
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
-                const std::int64_t count = samples * row_count * channels * pooled;
+                const std::int64_t count = planes * pooled;
                 PoolTangents<T> p{};
-                p.tangents = pointer<const T>("tangents", tangents, count);
+                p.tangents = pointer<const T>("tangents", tangents, row_count * count);
                 p.indices = pointer<const std::int64_t>("indices", indices, count);
-                p.out = pointer<T>("out", out, count);
-                p.samples = samples;
+                p.out = pointer<T>("out", out, row_count * count);
                 p.row_count = row_count;
-                p.channels = channels;
+                p.planes = planes;
                 p.pooled = pooled;
                 p.input = input;
                 pool_tangents(p, stream_of(device, stream));
             });
         },
         py::kw_only(), py::arg("tangents"), py::arg("indices"), py::arg("out"),
-        py::arg("samples"), py::arg("row_count"), py::arg("channels"), py::arg("pooled"),
-        py::arg("input"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
+        py::arg("row_count"), py::arg("planes"), py::arg("pooled"), py::arg("input"),
+        py::arg("dtype"), py::arg("device"), py::arg("stream"));
 }
 
 inline void bind_squared_norms(py::module_& m) {
@@ -128,7 +124,7 @@ inline void bind_squared_norms(py::module_& m) {
     m.def(
         "squared_norms",
         [](Address rows, Address weights, Address partials, Address norms,
-           std::int64_t samples, std::int64_t row_count, std::int64_t row_length,
+           std::int64_t row_count, std::int64_t samples, std::int64_t row_length,
            DType dtype, int device, Address stream) {
             check_size("samples", samples);
             check_size("row_count", row_count);
@@ -148,7 +144,7 @@ inline void bind_squared_norms(py::module_& m) {
             });
         },
         py::kw_only(), py::arg("rows"), py::arg("weights"), py::arg("partials"),
-        py::arg("norms"), py::arg("samples"), py::arg("row_count"),
+        py::arg("norms"), py::arg("row_count"), py::arg("samples"),
         py::arg("row_length"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
 }
 

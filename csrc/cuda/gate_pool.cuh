@@ -1,17 +1,16 @@
-// gate_rows:      out[n, r, m]    = rows[n, r, m] * gate(n, m)
-// unpool_rows:    out[n, r, c, q] = sum of rows[n, r, c, p] over the p with
-//                                   indices[n, c, p] = q
-// pool_tangents:  out[n, r, c, p] = tangents[n, r, c, indices[n, c, p]]
+// gate_rows:      out[r, l]    = rows[r, l] * gate(l)
+// unpool_rows:    out[r, a, q] = sum of rows[r, a, p] over the p with indices[a, p] = q
+// pool_tangents:  out[r, a, p] = tangents[r, a, indices[a, p]]
 //
-// In all three a thread owns one position of one sample (neighbours in memory are
-// neighbouring threads) and up to kRowsEach of its rows, for which it reads the gate or
+// In all three a thread owns one position of the result (neighbours in memory are
+// neighbouring threads) in up to kRowsEach of the rows, for which it reads the gate or
 // the indices once. unpool_rows gathers: the thread of an input position looks at the
 // pool windows that cover it, in ascending p, so that no two threads write one place,
 // no atomics are needed and the order of the sum is fixed.
 //
-// Bytes, for elements of b bytes: gate_rows 2 b N R M (+ b N M / kRowsEach per row);
-// unpool_rows b N R C (P + Q) + 8 N C P; pool_tangents 2 b N R C P + 8 N C P, its reads
-// scattered. All are bound by memory.
+// Bytes, for elements of b bytes and G = ceil(R / kRowsEach): gate_rows 2 b R L + b G
+// L; unpool_rows b R planes (P + Q) + 8 G planes P; pool_tangents 2 b R planes P + 8 G
+// planes P, its reads scattered. All are bound by memory.
 #pragma once
 
 #include "gate_pool.h"
@@ -23,51 +22,60 @@ namespace {
 
 constexpr int kRowsEach = 8;
 
-// Splits item = (n * groups + group) * length + position.
-struct Item {
-    std::int64_t sample;
-    std::int64_t first_row;
-    std::int64_t position;
-    int rows;  // how many from first_row on
-};
-
 inline __host__ __device__ std::int64_t row_groups(std::int64_t row_count) {
     return (row_count + kRowsEach - 1) / kRowsEach;
 }
 
+// What a thread owns: item = group * length + position.
+struct Item {
+    std::int64_t position;
+    std::int64_t first_row;
+    int rows;  // how many from first_row on
+};
+
 inline __device__ Item item_at(std::int64_t index, std::int64_t row_count,
                                std::int64_t length) {
-    const std::int64_t groups = row_groups(row_count);
-    const std::int64_t rest = index / length;
-    const std::int64_t first_row = rest % groups * kRowsEach;
+    const std::int64_t first_row = index / length * kRowsEach;
     const std::int64_t left = row_count - first_row;
-    return {rest / groups, first_row, index % length,
+    return {index % length, first_row,
             static_cast<int>(left < kRowsEach ? left : kRowsEach)};
+}
+
+// All loads before the first store, so that they are in flight together.
+template <typename T>
+__device__ void load_rows(T (&values)[kRowsEach], int rows, const T* from,
+                          std::int64_t stride) {
+#pragma unroll
+    for (int j = 0; j < kRowsEach; ++j) {
+        if (j < rows) values[j] = from[j * stride];
+    }
+}
+
+template <typename T>
+__device__ void store_rows(const T (&values)[kRowsEach], int rows, T* to,
+                           std::int64_t stride) {
+#pragma unroll
+    for (int j = 0; j < kRowsEach; ++j) {
+        if (j < rows) to[j * stride] = values[j];
+    }
 }
 
 template <typename T>
 __global__ void gate_rows_kernel(GateRows<T> p) {
-    const std::int64_t items = p.samples * row_groups(p.row_count) * p.row_length;
+    const std::int64_t items = row_groups(p.row_count) * p.length;
     for (std::int64_t i = first_item(); i < items; i += item_step()) {
-        const Item item = item_at(i, p.row_count, p.row_length);
-        const T gate = p.gate[item.sample * p.row_length + item.position];
-        const std::int64_t start =
-            (item.sample * p.row_count + item.first_row) * p.row_length + item.position;
-
-        // All loads before the first store, so that they are in flight together.
-        T values[kRowsEach];
+        const Item item = item_at(i, p.row_count, p.length);
+        const T gate = p.gate[item.position];
+        const std::int64_t start = item.first_row * p.length + item.position;
+        T values[kRowsEach] = {};
+        load_rows(values, item.rows, p.rows + start, p.length);
 #pragma unroll
         for (int j = 0; j < kRowsEach; ++j) {
-            if (j < item.rows) values[j] = p.rows[start + j * p.row_length];
+            values[j] = p.kind == Gate::factor ? values[j] * gate
+                        : gate > T(0)          ? values[j]
+                                               : T(0);
         }
-#pragma unroll
-        for (int j = 0; j < kRowsEach; ++j) {
-            if (j >= item.rows) break;
-            const T gated = p.kind == Gate::factor ? values[j] * gate
-                            : gate > T(0)          ? values[j]
-                                                   : T(0);
-            p.out[start + j * p.row_length] = gated;
-        }
+        store_rows(values, item.rows, p.out + start, p.length);
     }
 }
 
@@ -82,8 +90,8 @@ inline __device__ Windows windows_over(const PoolAxis& axis, std::int64_t i) {
         return {i * axis.output / axis.input,
                 ((i + 1) * axis.output + axis.input - 1) / axis.input - 1};
     }
-    const std::int64_t end = i + axis.padding;     // start of the last window
-    const std::int64_t begin = end - axis.extent;  // below the start of the first
+    const std::int64_t end = i + axis.padding;     // the last start of a window over i
+    const std::int64_t begin = end - axis.extent;  // one below the first such start
     const std::int64_t first = begin < 0 ? 0 : begin / axis.stride + 1;
     const std::int64_t last = end / axis.stride;
     return {first, last < axis.output ? last : axis.output - 1};
@@ -94,64 +102,50 @@ __global__ void unpool_rows_kernel(UnpoolRows<T> p) {
     const PoolAxis &a = p.axes[0], &b = p.axes[1], &c = p.axes[2];
     const std::int64_t input = a.input * b.input * c.input;
     const std::int64_t pooled = a.output * b.output * c.output;
-    const std::int64_t length = p.channels * input;
-    const std::int64_t items = p.samples * row_groups(p.row_count) * length;
+    const std::int64_t length = p.planes * input;
+    const std::int64_t items = row_groups(p.row_count) * length;
     for (std::int64_t i = first_item(); i < items; i += item_step()) {
         const Item item = item_at(i, p.row_count, length);
-        const std::int64_t channel = item.position / input;
+        const std::int64_t plane = item.position / input;
         const std::int64_t q = item.position % input;
-        const std::int64_t row = item.sample * p.row_count + item.first_row;
-        const std::int64_t* indices =
-            p.indices + (item.sample * p.channels + channel) * pooled;
-        const T* rows = p.rows + (row * p.channels + channel) * pooled;
+        const std::int64_t* indices = p.indices + plane * pooled;
+        const T* rows = p.rows + (item.first_row * p.planes + plane) * pooled;
 
         // Sum over the windows that chose q.
         T sums[kRowsEach] = {};
-        const Windows in_a = windows_over(a, q / (b.input * c.input));
-        const Windows in_b = windows_over(b, q / c.input % b.input);
-        const Windows in_c = windows_over(c, q % c.input);
-        for (std::int64_t oa = in_a.first; oa <= in_a.last; ++oa) {
-            for (std::int64_t ob = in_b.first; ob <= in_b.last; ++ob) {
-                for (std::int64_t oc = in_c.first; oc <= in_c.last; ++oc) {
+        const Windows over_a = windows_over(a, q / (b.input * c.input));
+        const Windows over_b = windows_over(b, q / c.input % b.input);
+        const Windows over_c = windows_over(c, q % c.input);
+        for (std::int64_t oa = over_a.first; oa <= over_a.last; ++oa) {
+            for (std::int64_t ob = over_b.first; ob <= over_b.last; ++ob) {
+                for (std::int64_t oc = over_c.first; oc <= over_c.last; ++oc) {
                     const std::int64_t o = (oa * b.output + ob) * c.output + oc;
                     if (indices[o] != q) continue;
+                    T values[kRowsEach] = {};
+                    load_rows(values, item.rows, rows + o, p.planes * pooled);
 #pragma unroll
-                    for (int j = 0; j < kRowsEach; ++j) {
-                        if (j < item.rows) sums[j] += rows[j * p.channels * pooled + o];
-                    }
+                    for (int j = 0; j < kRowsEach; ++j) sums[j] += values[j];
                 }
             }
         }
-
-        T* out = p.out + row * length + item.position;
-#pragma unroll
-        for (int j = 0; j < kRowsEach; ++j) {
-            if (j < item.rows) out[j * length] = sums[j];
-        }
+        T* out = p.out + item.first_row * length + item.position;
+        store_rows(sums, item.rows, out, length);
     }
 }
 
 template <typename T>
 __global__ void pool_tangents_kernel(PoolTangents<T> p) {
-    const std::int64_t length = p.channels * p.pooled;
-    const std::int64_t items = p.samples * row_groups(p.row_count) * length;
+    const std::int64_t length = p.planes * p.pooled;
+    const std::int64_t items = row_groups(p.row_count) * length;
     for (std::int64_t i = first_item(); i < items; i += item_step()) {
         const Item item = item_at(i, p.row_count, length);
-        const std::int64_t channel = item.position / p.pooled;
-        const std::int64_t row = item.sample * p.row_count + item.first_row;
-        const std::int64_t winner = p.indices[item.sample * length + item.position];
-        const T* tangents = p.tangents + (row * p.channels + channel) * p.input + winner;
-        T* out = p.out + row * length + item.position;
-
-        T values[kRowsEach];
-#pragma unroll
-        for (int j = 0; j < kRowsEach; ++j) {
-            if (j < item.rows) values[j] = tangents[j * p.channels * p.input];
-        }
-#pragma unroll
-        for (int j = 0; j < kRowsEach; ++j) {
-            if (j < item.rows) out[j * length] = values[j];
-        }
+        const std::int64_t plane = item.position / p.pooled;
+        const T* winner = p.tangents + (item.first_row * p.planes + plane) * p.input +
+                          p.indices[item.position];
+        T values[kRowsEach] = {};
+        load_rows(values, item.rows, winner, p.planes * p.input);
+        T* out = p.out + item.first_row * length + item.position;
+        store_rows(values, item.rows, out, length);
     }
 }
 
@@ -159,22 +153,20 @@ __global__ void pool_tangents_kernel(PoolTangents<T> p) {
 
 template <typename T>
 void gate_rows(const GateRows<T>& p, Stream stream) {
-    const std::int64_t items = p.samples * row_groups(p.row_count) * p.row_length;
+    const std::int64_t items = row_groups(p.row_count) * p.length;
     launch("gate_rows", gate_rows_kernel<T>, one_thread_each(items), stream, p);
 }
 
 template <typename T>
 void unpool_rows(const UnpoolRows<T>& p, Stream stream) {
     const std::int64_t input = p.axes[0].input * p.axes[1].input * p.axes[2].input;
-    const std::int64_t items =
-        p.samples * row_groups(p.row_count) * p.channels * input;
+    const std::int64_t items = row_groups(p.row_count) * p.planes * input;
     launch("unpool_rows", unpool_rows_kernel<T>, one_thread_each(items), stream, p);
 }
 
 template <typename T>
 void pool_tangents(const PoolTangents<T>& p, Stream stream) {
-    const std::int64_t items =
-        p.samples * row_groups(p.row_count) * p.channels * p.pooled;
+    const std::int64_t items = row_groups(p.row_count) * p.planes * p.pooled;
     launch("pool_tangents", pool_tangents_kernel<T>, one_thread_each(items), stream, p);
 }
 

@@ -1,7 +1,8 @@
 // Gates and pool routes applied to rows and tangents on the GPU.
 //
-// N samples, R rows, C channels; P pooled positions and Q input positions of a pool, each
-// flattened over up to three axes. Arrays are contiguous in the order given.
+// R rows; L elements of a value (samples and all); planes (samples times channels) of P
+// pooled positions and of Q input positions, each flattened over up to three axes. What
+// a row has, all R rows share: arrays are contiguous in the order given, R outermost.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +19,11 @@ enum class Gate {
 
 template <typename T>
 struct GateRows {
-    const T* rows;            // (N, R, M)
-    const T* gate;            // (N, M), shared by the R rows of a sample
-    T* out;                   // (N, R, M), may be `rows` itself
-    std::int64_t samples;     // N
-    std::int64_t row_count;   // R
-    std::int64_t row_length;  // M
+    const T* rows;           // (R, L)
+    const T* gate;           // (L)
+    T* out;                  // (R, L), may be `rows` itself
+    std::int64_t row_count;  // R
+    std::int64_t length;     // L
     Gate kind;
 };
 
@@ -40,25 +40,23 @@ struct PoolAxis {
 
 template <typename T>
 struct UnpoolRows {
-    const T* rows;                // (N, R, C, P)
-    const std::int64_t* indices;  // (N, C, P), the winner's position in [0, Q)
-    T* out;                       // (N, R, C, Q)
+    const T* rows;                // (R, planes, P)
+    const std::int64_t* indices;  // (planes, P), the winner's position in [0, Q)
+    T* out;                       // (R, planes, Q)
     PoolAxis axes[3];             // slowest first; P and Q are the products
-    std::int64_t samples;         // N
     std::int64_t row_count;       // R
-    std::int64_t channels;        // C
+    std::int64_t planes;
 };
 
 template <typename T>
 struct PoolTangents {
-    const T* tangents;            // (N, R, C, Q)
-    const std::int64_t* indices;  // (N, C, P), the winner's position in [0, Q)
-    T* out;                       // (N, R, C, P)
-    std::int64_t samples;         // N
+    const T* tangents;            // (R, planes, Q)
+    const std::int64_t* indices;  // (planes, P), the winner's position in [0, Q)
+    T* out;                       // (R, planes, P)
     std::int64_t row_count;       // R
-    std::int64_t channels;        // C
-    std::int64_t pooled;          // P
-    std::int64_t input;           // Q
+    std::int64_t planes;
+    std::int64_t pooled;  // P
+    std::int64_t input;   // Q
 };
 
 template <typename T>

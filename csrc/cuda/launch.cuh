@@ -32,12 +32,6 @@ namespace cuda {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// One-dimensional launches only: loops over blocks make any size fit.
-struct Shape {
-    std::int64_t blocks;
-    int threads;
-};
-
 #if !defined(FASTJAC_CUDA_STANDIN)
 
 inline void check(const char* kernel, const char* what, cudaError_t status) {

@@ -1,9 +1,9 @@
-// norms[n] = sum_r weights[r] * sum_m rows[n, r, m]^2, accumulated in double.
+// norms[n] = sum_r weights[r] * sum_m rows[r, n, m]^2, accumulated in double.
 //
 // First kernel: a warp owns one piece of one row and writes its sum of squares. Second:
 // a warp owns one sample and adds its pieces. Lanes stride by 32 and are summed in a
 // fixed tree, so the result is the same in every run.
-// Bytes: N R M elements read once, 16 per piece. Operations: 2 N R M in double.
+// Bytes: R N M elements read once, 16 per piece. Operations: 2 R N M in double.
 #pragma once
 
 #include "launch.cuh"
@@ -48,8 +48,9 @@ __global__ void sample_norms_kernel(SquaredNorms<T> p) {
          n += item_step() / kWarp) {
         double sum = 0;
         for (std::int64_t i = lane; i < each; i += kWarp) {
-            const double weight = p.weights == nullptr ? 1 : p.weights[i / pieces];
-            sum += weight * p.partials[n * each + i];
+            const std::int64_t r = i / pieces;
+            const double weight = p.weights == nullptr ? 1 : p.weights[r];
+            sum += weight * p.partials[(r * p.samples + n) * pieces + i % pieces];
         }
         sum = warp_sum(sum);
         if (lane == 0) p.norms[n] = sum;
@@ -61,8 +62,8 @@ __global__ void sample_norms_kernel(SquaredNorms<T> p) {
 template <typename T>
 void squared_norms(const SquaredNorms<T>& p, Stream stream) {
     const std::int64_t pieces = p.samples * p.row_count * pieces_of(p.row_length);
-    launch("piece_norms", piece_norms_kernel<T>, one_thread_each(pieces * kWarp), stream,
-           p);
+    launch("piece_norms", piece_norms_kernel<T>, one_thread_each(pieces * kWarp),
+           stream, p);
     launch("sample_norms", sample_norms_kernel<T>, one_thread_each(p.samples * kWarp),
            stream, p);
 }

@@ -13,12 +13,12 @@ constexpr std::int64_t kSquaredNormsPiece = 2048;
 
 template <typename T>
 struct SquaredNorms {
-    const T* rows;            // (N, R, M)
+    const T* rows;            // (R, N, M)
     const double* weights;    // (R), or null for all ones
-    double* partials;         // (N, R, ceil(M / kSquaredNormsPiece)), workspace
+    double* partials;         // (R, N, ceil(M / kSquaredNormsPiece)), workspace
     double* norms;            // (N), the result
-    std::int64_t samples;     // N
     std::int64_t row_count;   // R
+    std::int64_t samples;     // N
     std::int64_t row_length;  // M
 };
 
