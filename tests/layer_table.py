@@ -71,6 +71,18 @@ def batch_norm(shape: tuple[int, ...], affine: bool) -> nn.Module:
     return norm.eval()
 
 
+def write_slice(x: Tensor) -> Tensor:
+    out = 2 * x
+    out[:, 1] = x[:, 0] - x[:, 2]
+    return out
+
+
+def relu_on_slice(x: Tensor) -> Tensor:
+    out = 2 * x
+    out[:, 1:3].relu_()
+    return out
+
+
 LINE, IMAGE, VOLUME = (4, 9), (4, 7, 6), (4, 4, 5, 3)
 SHAPES = {1: LINE, 2: IMAGE, 3: VOLUME}
 
@@ -359,5 +371,45 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
             nn.MaxPool2d(2),
         ),
         IMAGE,
+    ),
+    # Linear operations that issue 2 does not list but that run fused as well.
+    "features first": (of(lambda x, w: (w @ x.t()).t(), (5, 12)), (12,)),
+    "where with a number": (of(lambda x: torch.where(x > 0.2, x, 0.5)), IMAGE),
+    "masked fill": (of(lambda x: x.masked_fill(x < -0.3, -0.3)), IMAGE),
+    "native dropout": (
+        of(lambda x: torch.ops.aten.native_dropout(x, 0.4, True)[0]),
+        IMAGE,
+    ),
+    "a cast and back": (of(lambda x: x.double().mul(2).to(x.dtype)), IMAGE),
+    "flip": (of(lambda x: x.flip(-1)), IMAGE),
+    "index": (of(lambda x: x[:, [2, 0, 2]]), IMAGE),
+    "write into a slice": (of(lambda x: write_slice(x)), IMAGE),
+    "in-place relu on a slice": (of(lambda x: relu_on_slice(x)), IMAGE),
+    "batch centred": (of(lambda x: x - x.mean(0, keepdim=True)), IMAGE),
+    "pixel shuffle": (lambda: nn.PixelShuffle(2), IMAGE),
+    "bilinear upsampling": (lambda: nn.UpsamplingBilinear2d(scale_factor=2), IMAGE),
+    "unfold": (lambda: nn.Unfold(3), IMAGE),
+    # Smooth activations, whose slope carries gradient of second order.
+    **{
+        f"smooth {activation.__name__}": (activation, IMAGE)
+        for activation in (
+            nn.GELU,
+            nn.SiLU,
+            nn.Softplus,
+            nn.ELU,
+            nn.SELU,
+            nn.CELU,
+            nn.Mish,
+            nn.Hardswish,
+            nn.Hardsigmoid,
+            nn.Tanh,
+            nn.Sigmoid,
+        )
+    },
+    "smooth exp": (of(lambda x: torch.exp(x)), IMAGE),
+    "tanh gelu": (lambda: nn.GELU(approximate="tanh"), IMAGE),
+    "elu in place": (
+        lambda: nn.Sequential(nn.Linear(9, 9), nn.ELU(0.7, inplace=True)),
+        LINE,
     ),
 }

@@ -1,0 +1,221 @@
+"""The linearisation: rows for any seeds, errors that name the node, one warning."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import oracle
+import pytest
+import torch
+import torch.nn.functional as F
+from checks import assert_close, assert_same, leaf_and_logits
+from nets import images, small_conv
+from torch import Tensor, nn
+
+import fastjac
+from fastjac import reference
+
+DOUBLE = torch.float64
+
+
+def test_rows_for_shared_seeds_are_combinations_of_the_jacobian(path: str) -> None:
+    model = small_conv().double()
+    leaf, logits = leaf_and_logits(model, images())
+    seeds = torch.randn(3, 4, dtype=DOUBLE)
+    jacobian = torch.stack(oracle.rows(logits, leaf), 1)
+    expected = torch.einsum("rk,nk...->nr...", seeds, jacobian)
+    got = fastjac.pull(fastjac.linearize(logits, leaf), seeds)
+    assert_same((got * got).sum(), (expected * expected).sum(), model)
+    assert_close(got, expected, DOUBLE, "rows")
+
+
+def test_rows_for_seeds_of_each_sample(path: str) -> None:
+    model = small_conv().double()
+    leaf, logits = leaf_and_logits(model, images())
+    seeds = torch.randn(5, 3, 4, dtype=DOUBLE)
+    jacobian = torch.stack(oracle.rows(logits, leaf), 1)
+    expected = torch.einsum("nrk,nk...->nr...", seeds, jacobian)
+    got = fastjac.pull(fastjac.linearize(logits, leaf), seeds)
+    assert_close(got, expected, DOUBLE, "rows")
+    assert_close(reference.pull(logits, leaf, seeds), expected, DOUBLE, "reference")
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (5, 3, 4)], ids=["shared", "per sample"])
+def test_seeds_receive_their_gradient(shape: tuple[int, ...], path: str) -> None:
+    model = small_conv().double()
+    leaf, logits = leaf_and_logits(model, images())
+    seeds = torch.randn(shape, dtype=DOUBLE, requires_grad=True)
+    jacobian = torch.stack(oracle.rows(logits, leaf), 1)
+    expanded = seeds.expand(5, 3, 4)
+    expected = torch.einsum("nrk,nk...->nr...", expanded, jacobian)
+    weighting = torch.randn_like(expected)
+    (wanted,) = torch.autograd.grad((weighting * expected).sum(), seeds)
+    got = fastjac.pull(fastjac.linearize(logits, leaf), seeds)
+    (found,) = torch.autograd.grad((weighting * got).sum(), seeds)
+    assert_close(found, wanted, DOUBLE, "gradient of the seeds")
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, u: Tensor) -> Tensor:
+        ctx.save_for_backward(u)
+        return u * u
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> Tensor:
+        (u,) = ctx.saved_tensors
+        return 2 * u * upstream
+
+
+class Layer(nn.Module):
+    """A layer from a function, with one parameter of 6 entries, `gamma`."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(6) + 0.5)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.gamma)
+
+
+def scaled_slice(x: Tensor, gamma: Tensor) -> Tensor:
+    out = x * 1.0
+    out[:, :3] *= gamma[:3]
+    return out
+
+
+def tanh_on_slice(x: Tensor, gamma: Tensor) -> Tensor:
+    out = x * gamma
+    out[:, :3].tanh_()
+    return out
+
+
+def attention(x: Tensor, gamma: Tensor) -> Tensor:
+    tokens = (x * gamma).unflatten(1, (3, 2))
+    return F.scaled_dot_product_attention(tokens, tokens, tokens).flatten(1)
+
+
+# What need not have a rule: whether it runs fused or falls back, it must be right.
+ANYTHING = {
+    "square": lambda x, g: (g * x) ** 2,
+    "x times x": lambda x, g: g * x * x,
+    "quotient": lambda x, g: x / (1 + (g * x).abs()),
+    "sin": lambda x, g: torch.sin(g * x),
+    "log of exp": lambda x, g: torch.logsumexp(g * x, 1, keepdim=True) + x,
+    "norm": lambda x, g: F.normalize(g * x, dim=1),
+    "softmax": lambda x, g: F.softmax(g * x, dim=1),
+    "log softmax": lambda x, g: F.log_softmax(g * x, dim=1),
+    "layer norm": lambda x, g: F.layer_norm(x, (6,), g),
+    "group norm": lambda x, g: F.group_norm(x, 2, g),
+    "glu": lambda x, g: torch.cat([F.glu(g * x), F.glu(x)], 1),
+    "attention": attention,
+    "custom function": lambda x, g: Square.apply(g * x),
+    "learnt factor on a slice": scaled_slice,
+    "smooth activation in place on a slice": tanh_on_slice,
+    "learnt matrix times outer product": lambda x, g: torch.bmm(
+        x.unsqueeze(2), g.expand(len(x), 1, 6)
+    ).sum(1),
+    "product with a tensor that is computed from x": lambda x, g: (
+        x * torch.sigmoid(g * x)
+    ),
+    "sort": lambda x, g: (g * x).sort(1).values,
+    "top k": lambda x, g: (g * x).topk(6, 1).values,
+    "cumulative sum": lambda x, g: (g * x).cumsum(1),
+    "median": lambda x, g: x - (g * x).median(1, keepdim=True).values,
+    "checkpointed": lambda x, g: torch.utils.checkpoint.checkpoint(
+        lambda u: (g * u).relu(), x, use_reentrant=False
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reduction", ["frobenius", "none"])
+@pytest.mark.parametrize("name", ANYTHING)
+@pytest.mark.filterwarnings("ignore:fastjac has no fused rule")
+def test_what_has_no_rule_is_never_wrong(name: str, reduction: str) -> None:
+    model = nn.Sequential(
+        nn.Linear(5, 6), Layer(ANYTHING[name]), nn.Linear(6, 6), nn.ReLU(),
+        nn.Linear(6, 3),
+    ).double()  # fmt: skip
+    x = torch.randn(4, 5, dtype=DOUBLE)
+    leaf, logits = leaf_and_logits(model, x)
+    expected = oracle.reduce(oracle.jacobian_squares(logits, leaf), reduction)
+    got = fastjac.jacobian_penalty(model, x, reduction=reduction)
+    assert_same(got, expected, model)
+
+
+def softmaxed() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 6), nn.Softmax(1), nn.Linear(6, 3)).double()
+
+
+def test_a_fallback_warns_once_and_names_node_and_line() -> None:
+    """In a process of its own, because the warning comes once a process."""
+    program = (
+        "import torch, warnings, fastjac\n"
+        "class Odd(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return torch.softmax(x, 1)\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(5, 6), Odd())\n"
+        "warnings.simplefilter('always')\n"
+        "for _ in range(3):\n"
+        "    fastjac.jacobian_penalty(model, torch.randn(4, 5))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("no fused rule") == 1, done.stderr
+    assert "SoftmaxBackward" in done.stderr
+    assert "line 4" in done.stderr
+
+
+def test_fused_refuses_what_has_no_rule_and_names_it() -> None:
+    with pytest.raises(NotImplementedError, match=r"SoftmaxBackward.*test_linearize"):
+        fastjac.jacobian_penalty(
+            nn.Sequential(nn.Linear(5, 6), Layer(lambda x, g: x.softmax(1))),
+            torch.randn(4, 5),
+            backend="fused",
+        )
+
+
+def test_the_autograd_backend_never_warns() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastjac.jacobian_penalty(
+            softmaxed(), torch.randn(4, 5, dtype=DOUBLE), backend="autograd"
+        )
+
+
+def test_no_rule_warns_when_all_layers_have_one() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastjac.jacobian_penalty(small_conv(), images(dtype=torch.float32))
+
+
+def test_linearizing_stores_no_second_copy_of_the_activations() -> None:
+    """The gates are the very tensors that autograd keeps."""
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    leaf, logits = leaf_and_logits(model, torch.randn(4, 5))
+    kept = logits.grad_fn.next_functions[1][0]._saved_result.data_ptr()
+    held = [
+        value.data_ptr()
+        for rule in fastjac.linearize(logits, leaf).rules
+        for value in vars(rule).values()
+        if isinstance(value, Tensor)
+    ]
+    assert kept in held
+
+
+def test_explain_says_how_each_layer_runs() -> None:
+    text = str(fastjac.explain(small_conv(), images(dtype=torch.float32)))
+    for word in ("Conv", "MaxPool", "Linear", "fused"):
+        assert word.lower() in text.lower()
+
+
+def test_explain_names_what_falls_back_and_why() -> None:
+    model = softmaxed()
+    text = str(fastjac.explain(model, torch.randn(4, 5, dtype=DOUBLE)))
+    assert "Softmax" in text
+    assert "autograd" in text
