@@ -216,8 +216,8 @@ class _Silent:
         """Count nothing."""
 
 
-def bar(total: int, progress: bool) -> Any:
-    """A progress bar over `total` samples, silent unless asked for."""
+def bar(total: int | None, progress: bool, unit: str = "sample") -> Any:
+    """A progress bar over `total` units, silent unless asked for."""
     if not progress:
         return _Silent()
     try:
@@ -227,4 +227,4 @@ def bar(total: int, progress: bool) -> Any:
             "progress=True needs the package tqdm: pip install tqdm, or leave progress "
             "out"
         ) from error
-    return tqdm(total=total, unit="sample")
+    return tqdm(total=total, unit=unit)
