@@ -307,4 +307,5 @@ def cuda_edges(ninja: Ninja, cuda: Cuda, compiler: list[str]) -> list[str]:
     return [ninja.edge(f"{s.stem}.cuda.o", "nvcc", [str(s)]) for s in sources]
 
 
-setup(ext_modules=[MODULE], cmdclass={"build_ext": BuildNative})
+if __name__ == "__main__":
+    setup(ext_modules=[MODULE], cmdclass={"build_ext": BuildNative})

@@ -27,6 +27,7 @@ namespace {
 
 void bind_build(py::module_& m) {
     m.def("isa", [] { return isa_name(isa()); });
+    m.def("thread_count", thread_count);
     m.def("supported_isas", [] {
         py::list names;
         for (Isa which : {Isa::baseline, Isa::avx2, Isa::avx512}) {
@@ -59,7 +60,8 @@ void bind_squared_norms(py::module_& m) {
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
                 SquaredNorms<T> p{};
-                p.rows = pointer<const T>("rows", rows, samples * row_count * row_length);
+                p.rows =
+                    pointer<const T>("rows", rows, samples * row_count * row_length);
                 p.weights = optional_pointer<const double>("weights", weights);
                 p.partials = pointer<double>("partials", partials,
                                              samples * row_count * row_length);

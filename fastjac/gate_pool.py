@@ -97,8 +97,8 @@ def unpool_rows(rows: Tensor, indices: Tensor, axes: Sequence[PoolAxis]) -> Tens
 
     Args:
         rows: (R, *indices.shape), on a GPU.
-        indices: (..., *outputs) int64, as torch's max pools return them: the position of
-            each winner in its plane, flattened over the pooled axes.
+        indices: (..., *outputs) int64, as torch's max pools return them: the position
+            of each winner in its plane, flattened over the pooled axes.
         axes: the pooled axes, one to three, as many as `indices` has outputs.
 
     Returns:

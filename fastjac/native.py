@@ -29,7 +29,10 @@ __all__ = [
     "jsma_step",
     "kernels",
     "launch_arguments",
+    "module",
     "squared_norms",
+    "supported_isas",
+    "thread_count",
     "usable",
     "why_not",
 ]
@@ -82,6 +85,17 @@ def why_not() -> str | None:
     return _reason
 
 
+def module() -> Any:
+    """The native module.
+
+    Raises:
+        RuntimeError: there is none; see `why_not`.
+    """
+    if _module is None:
+        raise RuntimeError(f"there are no native kernels: {_reason}")
+    return _module
+
+
 def cuda_available() -> bool:
     """Whether the CUDA kernels were built and torch sees a GPU."""
     return cuda_why_not() is None
@@ -106,6 +120,16 @@ def build_config() -> dict[str, str]:
 def isa() -> str | None:
     """The instruction set in use: "baseline", "avx2" or "avx512"."""
     return None if _module is None else str(_module.isa())
+
+
+def supported_isas() -> tuple[str, ...]:
+    """The instruction sets that this machine can run, the least first."""
+    return () if _module is None else tuple(_module.supported_isas())
+
+
+def thread_count() -> int | None:
+    """How many threads a CPU kernel runs on; `torch.set_num_threads` sets it."""
+    return None if _module is None else int(_module.thread_count())
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -166,7 +190,7 @@ def kernels(*tensors: Tensor) -> Any:
 
 
 def launch_arguments(tensor: Tensor) -> dict[str, Any]:
-    """The keywords that every kernel takes: the element type and, on CUDA, where to run.
+    """The keywords that every kernel takes: element type and, on CUDA, where to run.
 
     Kernels run on the stream that is current for the tensor's device, as torch's own
     operators do, and nothing waits for them.

@@ -75,4 +75,11 @@ const char* isa_name(Isa which) {
     return "unknown";
 }
 
+int thread_count() {
+    int count = 0;
+#pragma omp parallel reduction(+ : count)
+    ++count;
+    return count;
+}
+
 }  // namespace fastjac

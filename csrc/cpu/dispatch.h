@@ -79,4 +79,7 @@ bool isa_supported(Isa which);
 // "baseline", "avx2" or "avx512".
 const char* isa_name(Isa which);
 
+// How many threads a kernel runs on, counted in a parallel region.
+int thread_count();
+
 }  // namespace fastjac

@@ -33,7 +33,8 @@ def build() -> Path:
     ]
     lines = [
         "rule cxx",
-        f"  command = {shlex.join(command)} $flags -MMD -MF $out.d -c -x c++ $in -o $out",
+        f"  command = {shlex.join(command)} $flags -MMD -MF $out.d "
+        "-c -x c++ $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
