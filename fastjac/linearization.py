@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fastjac.fusion import fused
 from fastjac.rules.base import Rule, Samples
 
 
@@ -45,7 +46,10 @@ class Linearization:
         self.x_dtype, self.logits_dtype = x.dtype, logits.dtype
         self.device = logits.device
         self.samples, self.classes = logits.shape
-        self.edges = joined(list(edges), keep={source, target})
+        self.edges = [
+            replace(edge, rules=fused(edge.rules))
+            for edge in joined(list(edges), keep={source, target})
+        ]
         self.weights = _unique(
             weight
             for edge in self.edges

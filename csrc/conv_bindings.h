@@ -1,0 +1,247 @@
+// Bindings of the gated convolution: its geometry as an object, its arrays as
+// addresses.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "binding_helpers.h"
+#include "cpu/gated_conv.h"
+#include "cpu/live_list.h"
+
+namespace fastjac {
+
+// Everything about a gated convolution that does not change from chunk to chunk.
+struct ConvGeometry {
+    std::int64_t in_channels, out_channels;
+    std::int64_t in_height, in_width;
+    std::int64_t out_height, out_width;
+    std::int64_t pooled_pixels;
+    std::int64_t kernel_y, kernel_x;
+    std::int64_t stride_y, stride_x;
+    std::int64_t padding_y, padding_x;
+    std::int64_t dilation_y, dilation_x;
+
+    std::int64_t pixels() const { return out_height * out_width; }
+    std::int64_t outputs() const { return out_channels * pooled_pixels; }
+    std::int64_t taps() const { return kernel_y * kernel_x; }
+};
+
+inline ConvGeometry make_geometry(std::int64_t in_channels, std::int64_t out_channels,
+                                  std::int64_t in_height, std::int64_t in_width,
+                                  std::int64_t out_height, std::int64_t out_width,
+                                  std::int64_t pooled_pixels, std::int64_t kernel_y,
+                                  std::int64_t kernel_x, std::int64_t stride_y,
+                                  std::int64_t stride_x, std::int64_t padding_y,
+                                  std::int64_t padding_x, std::int64_t dilation_y,
+                                  std::int64_t dilation_x) {
+    check_positive("in_channels", in_channels);
+    check_positive("out_channels", out_channels);
+    check_positive("in_height", in_height);
+    check_positive("in_width", in_width);
+    check_positive("out_height", out_height);
+    check_positive("out_width", out_width);
+    check_positive("pooled_pixels", pooled_pixels);
+    check_positive("kernel_y", kernel_y);
+    check_positive("kernel_x", kernel_x);
+    check_positive("stride_y", stride_y);
+    check_positive("stride_x", stride_x);
+    check_size("padding_y", padding_y);
+    check_size("padding_x", padding_x);
+    check_positive("dilation_y", dilation_y);
+    check_positive("dilation_x", dilation_x);
+    const ConvGeometry g{in_channels, out_channels,  in_height, in_width,   out_height,
+                         out_width,   pooled_pixels, kernel_y,  kernel_x,   stride_y,
+                         stride_x,    padding_y,     padding_x, dilation_y, dilation_x};
+    if (g.taps() > kMostTaps) {
+        throw std::invalid_argument("a window of " + std::to_string(g.taps()) +
+                                    " taps is more than the " +
+                                    std::to_string(kMostTaps) + " that are supported");
+    }
+    // Entries and pixels of a sample are counted in 32 bits.
+    const std::int64_t most = 2147483647;
+    if (g.outputs() > most || g.pixels() > most || in_height * in_width > most) {
+        throw std::invalid_argument("a sample of more than 2^31 - 1 elements");
+    }
+    return g;
+}
+
+inline void bind_live_list(pybind11::module_& m) {
+    namespace py = pybind11;
+    m.def(
+        "live_list",
+        [](DType dtype, const ConvGeometry& g, std::int64_t samples, Address route,
+           Address gate, bool step, Address pooled_gate, bool pooled_step,
+           Address starts, Address channels, Address sources, Address factors,
+           Address positions) {
+            check_size("samples", samples);
+            const std::int64_t entries = samples * g.outputs();
+            by_dtype(dtype, [&](auto zero) {
+                using T = decltype(zero);
+                LiveList<T> p{};
+                p.route = optional_pointer<const std::int64_t>("route", route);
+                p.gate = optional_pointer<const T>("gate", gate);
+                p.pooled_gate = optional_pointer<const T>("pooled_gate", pooled_gate);
+                p.step = step;
+                p.pooled_step = pooled_step;
+                p.starts = pointer<std::int32_t>("starts", starts, samples);
+                p.channels = pointer<std::int32_t>("channels", channels, entries);
+                p.sources = pointer<std::int32_t>("sources", sources, entries);
+                p.factors = pointer<T>("factors", factors, entries);
+                p.positions = pointer<std::int32_t>("positions", positions, entries);
+                p.samples = samples;
+                p.channel_count = g.out_channels;
+                p.pixels = g.pixels();
+                p.pooled_pixels = g.pooled_pixels;
+                FASTJAC_CALL(live_list<T>, p);
+            });
+        },
+        py::arg("dtype"), py::arg("geometry"), py::arg("samples"), py::arg("route"),
+        py::arg("gate"), py::arg("step"), py::arg("pooled_gate"),
+        py::arg("pooled_step"), py::arg("starts"), py::arg("channels"),
+        py::arg("sources"), py::arg("factors"), py::arg("positions"));
+    m.def(
+        "live_rows",
+        [](DType dtype, const ConvGeometry& g, bool gather, std::int64_t samples,
+           Address rows, Address compact, Address starts, Address channels,
+           Address sources, Address factors, std::int64_t row_count,
+           std::int64_t row_stride, std::int64_t stride_row, std::int64_t stride_sample,
+           std::int64_t stride_channel, std::int64_t stride_pixel) {
+            check_size("samples", samples);
+            check_positive("row_count", row_count);
+            const std::int64_t entries = samples * g.outputs();
+            by_dtype(dtype, [&](auto zero) {
+                using T = decltype(zero);
+                LiveRows<T> p{};
+                p.rows = pointer<T>("rows", rows, entries);
+                p.compact = pointer<T>("compact", compact, entries);
+                p.starts = pointer<const std::int32_t>("starts", starts, samples);
+                p.channels = pointer<const std::int32_t>("channels", channels, entries);
+                p.sources = pointer<const std::int32_t>("sources", sources, entries);
+                p.factors = pointer<const T>("factors", factors, entries);
+                p.samples = samples;
+                p.channel_count = g.out_channels;
+                p.pixels = g.pixels();
+                p.pooled_pixels = g.pooled_pixels;
+                p.row_count = row_count;
+                p.row_stride = row_stride;
+                p.stride_row = stride_row;
+                p.stride_sample = stride_sample;
+                p.stride_channel = stride_channel;
+                p.stride_pixel = stride_pixel;
+                if (gather) {
+                    FASTJAC_CALL(gather_live<T>, p);
+                } else {
+                    FASTJAC_CALL(scatter_live<T>, p);
+                }
+            });
+        },
+        py::arg("dtype"), py::arg("geometry"), py::arg("gather"), py::arg("samples"),
+        py::arg("rows"), py::arg("compact"), py::arg("starts"), py::arg("channels"),
+        py::arg("sources"), py::arg("factors"), py::arg("row_count"),
+        py::arg("row_stride"), py::arg("stride_row"), py::arg("stride_sample"),
+        py::arg("stride_channel"), py::arg("stride_pixel"));
+}
+
+enum class ConvPass { pull, push, weight };
+
+template <typename T>
+void run_gated_conv(ConvPass pass, bool lanes_are_rows, const GatedConv<T>& p) {
+    if (pass == ConvPass::pull) {
+        if (lanes_are_rows) {
+            FASTJAC_CALL(gated_conv_pull_rows<T>, p);
+        } else {
+            FASTJAC_CALL(gated_conv_pull_channels<T>, p);
+        }
+    } else if (pass == ConvPass::push) {
+        if (lanes_are_rows) {
+            FASTJAC_CALL(gated_conv_push_rows<T>, p);
+        } else {
+            FASTJAC_CALL(gated_conv_push_channels<T>, p);
+        }
+    } else if (lanes_are_rows) {
+        FASTJAC_CALL(gated_conv_weight_rows<T>, p);
+    } else {
+        FASTJAC_CALL(gated_conv_weight_channels<T>, p);
+    }
+}
+
+inline void bind_gated_conv(pybind11::module_& m) {
+    namespace py = pybind11;
+    m.attr("MOST_TAPS") = kMostTaps;
+    py::class_<ConvGeometry>(m, "ConvGeometry")
+        .def(py::init(&make_geometry), py::kw_only(), py::arg("in_channels"),
+             py::arg("out_channels"), py::arg("in_height"), py::arg("in_width"),
+             py::arg("out_height"), py::arg("out_width"), py::arg("pooled_pixels"),
+             py::arg("kernel_y"), py::arg("kernel_x"), py::arg("stride_y"),
+             py::arg("stride_x"), py::arg("padding_y"), py::arg("padding_x"),
+             py::arg("dilation_y"), py::arg("dilation_x"))
+        .def_readonly("pooled_pixels", &ConvGeometry::pooled_pixels)
+        .def_readonly("out_channels", &ConvGeometry::out_channels)
+        .def_property_readonly("pixels", &ConvGeometry::pixels)
+        .def_property_readonly("taps", &ConvGeometry::taps);
+    py::enum_<ConvPass>(m, "ConvPass")
+        .value("pull", ConvPass::pull)
+        .value("push", ConvPass::push)
+        .value("weight", ConvPass::weight);
+    m.def(
+        "gated_conv",
+        [](DType dtype, const ConvGeometry& g, ConvPass pass, bool lanes_are_rows,
+           std::int64_t samples, std::int64_t row_count, Address weight,
+           std::int64_t weight_stride, Address starts, Address channels,
+           Address positions, Address route, Address compact,
+           std::int64_t compact_stride, Address input, std::int64_t input_stride,
+           Address weight_gradient) {
+            check_size("samples", samples);
+            check_positive("row_count", row_count);
+            const std::int64_t entries = samples * g.outputs();
+            by_dtype(dtype, [&](auto zero) {
+                using T = decltype(zero);
+                GatedConv<T> p{};
+                p.weight = pointer<const T>("weight", weight, g.taps());
+                p.starts = pointer<const std::int32_t>("starts", starts, samples);
+                p.channels = pointer<const std::int32_t>("channels", channels, entries);
+                p.positions =
+                    pointer<const std::int32_t>("positions", positions, entries);
+                p.route = optional_pointer<const std::int64_t>("route", route);
+                p.compact = pointer<T>("compact", compact, entries);
+                p.input = pointer<T>("input", input, samples);
+                p.weight_gradient =
+                    optional_pointer<T>("weight_gradient", weight_gradient);
+                if (pass == ConvPass::weight && p.weight_gradient == nullptr) {
+                    throw std::invalid_argument("`weight_gradient` is null");
+                }
+                p.samples = samples;
+                p.row_count = row_count;
+                p.in_channels = g.in_channels;
+                p.out_channels = g.out_channels;
+                p.in_height = g.in_height;
+                p.in_width = g.in_width;
+                p.out_height = g.out_height;
+                p.out_width = g.out_width;
+                p.pooled_pixels = g.pooled_pixels;
+                p.kernel_y = g.kernel_y;
+                p.kernel_x = g.kernel_x;
+                p.stride_y = g.stride_y;
+                p.stride_x = g.stride_x;
+                p.padding_y = g.padding_y;
+                p.padding_x = g.padding_x;
+                p.dilation_y = g.dilation_y;
+                p.dilation_x = g.dilation_x;
+                p.weight_stride = weight_stride;
+                p.compact_stride = compact_stride;
+                p.input_stride = input_stride;
+                run_gated_conv(pass, lanes_are_rows, p);
+            });
+        },
+        py::arg("dtype"), py::arg("geometry"), py::arg("direction"),
+        py::arg("lanes_are_rows"), py::arg("samples"), py::arg("row_count"),
+        py::arg("weight"), py::arg("weight_stride"), py::arg("starts"),
+        py::arg("channels"), py::arg("positions"), py::arg("route"), py::arg("compact"),
+        py::arg("compact_stride"), py::arg("input"), py::arg("input_stride"),
+        py::arg("weight_gradient"));
+}
+
+}  // namespace fastjac

@@ -1,0 +1,172 @@
+"""Wrappers of the gated convolution's kernels; see csrc/cpu/gated_conv.h."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from fastjac import native
+
+if TYPE_CHECKING:
+    from fastjac.rules.gated import Live
+
+#: The most taps that a window may have (``kMostTaps`` in csrc/cpu/gated_conv.h).
+MOST_TAPS = 256
+
+
+def conv_geometry(
+    *,
+    in_channels: int,
+    out_channels: int,
+    in_size: tuple[int, ...],
+    out_size: tuple[int, ...],
+    pooled_pixels: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Any:
+    """Return what does not change from call to call, checked once.
+
+    Raises:
+        ValueError: a size does not fit.
+    """
+    return native.module().ConvGeometry(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        in_height=in_size[0],
+        in_width=in_size[1],
+        out_height=out_size[0],
+        out_width=out_size[1],
+        pooled_pixels=pooled_pixels,
+        kernel_y=kernel[0],
+        kernel_x=kernel[1],
+        stride_y=stride[0],
+        stride_x=stride[1],
+        padding_y=padding[0],
+        padding_x=padding[1],
+        dilation_y=dilation[0],
+        dilation_x=dilation[1],
+    )
+
+
+def live_list(
+    live: Live,
+    *,
+    gate: Tensor | None,
+    step: bool,
+    pooled_gate: Tensor | None,
+    pooled_step: bool,
+) -> None:
+    """Fill the list of a convolution's live outputs from its gates and routes.
+
+    Args:
+        live: holds the arrays to fill.
+        gate: (N, C, ...) at the convolution's outputs, or None for all open.
+        step: whether ``gate`` opens where it is positive; else it is a factor.
+        pooled_gate, pooled_step: the same behind the pool.
+    """
+    native.module().live_list(
+        geometry=live.geometry,
+        samples=live.samples,
+        route=_address(live.route),
+        gate=_address(gate),
+        step=step,
+        pooled_gate=_address(pooled_gate),
+        pooled_step=pooled_step,
+        starts=live.starts.data_ptr(),
+        channels=live.channels.data_ptr(),
+        sources=live.sources.data_ptr(),
+        factors=live.factors.data_ptr(),
+        positions=live.positions.data_ptr(),
+        **native.launch_arguments(live.factors),
+    )
+
+
+def live_rows(live: Live, rows: Tensor, compact: Tensor, *, gather: bool) -> None:
+    """Copy between rows (R, n, C, Q) of any strides and live entries, times the gates.
+
+    Raises:
+        ValueError: the dtypes differ.
+    """
+    _same_dtype(live, rows, compact)
+    stride = rows.stride()
+    native.module().live_rows(
+        geometry=live.geometry,
+        gather=gather,
+        samples=live.samples,
+        rows=rows.data_ptr(),
+        compact=compact.data_ptr(),
+        starts=live.starts.data_ptr(),
+        channels=live.channels.data_ptr(),
+        sources=live.sources.data_ptr(),
+        factors=live.factors.data_ptr(),
+        row_count=rows.shape[0],
+        row_stride=compact.shape[1],
+        stride_row=stride[0],
+        stride_sample=stride[1],
+        stride_channel=stride[2],
+        stride_pixel=stride[3],
+        **native.launch_arguments(rows),
+    )
+
+
+def gated_conv(
+    direction: str,
+    live: Live,
+    *,
+    weight: Tensor,
+    compact: Tensor,
+    input: Tensor,
+    row_count: int,
+    lanes_are_rows: bool,
+    input_stride: int,
+    weight_gradient: Tensor | None = None,
+) -> None:
+    """Run one pass of a gated convolution.
+
+    Args:
+        direction: "pull" (compact to input), "push" (input to compact) or "weight"
+            (both to ``weight_gradient``, which is added to).
+        live: the live outputs.
+        weight: (taps, C, stride).
+        compact: (n C Q, stride), rows of the live entries.
+        input: rows in the layout that ``lanes_are_rows`` and ``input_stride`` say.
+        row_count: R.
+
+    Raises:
+        ValueError: the dtypes differ.
+    """
+    _same_dtype(live, weight, compact, input)
+    module = native.module()
+    module.gated_conv(
+        geometry=live.geometry,
+        direction=getattr(module.ConvPass, direction),
+        lanes_are_rows=lanes_are_rows,
+        samples=live.samples,
+        row_count=row_count,
+        weight=weight.data_ptr(),
+        weight_stride=weight.shape[2],
+        starts=live.starts.data_ptr(),
+        channels=live.channels.data_ptr(),
+        positions=live.positions.data_ptr(),
+        route=_address(live.route),
+        compact=compact.data_ptr(),
+        compact_stride=compact.shape[1],
+        input=input.data_ptr(),
+        input_stride=input_stride,
+        weight_gradient=_address(weight_gradient),
+        **native.launch_arguments(input),
+    )
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _same_dtype(live: Live, *tensors: Tensor) -> None:
+    expected = live.factors.dtype
+    if any(t.dtype != expected or t.device.type != "cpu" for t in tensors):
+        got = ", ".join(f"{t.dtype} on {t.device}" for t in tensors)
+        raise ValueError(f"rows must be {expected} on cpu, as the weights; got {got}")
