@@ -302,7 +302,9 @@ def cuda_edges(ninja: Ninja, cuda: Cuda, compiler: list[str]) -> list[str]:
         *(cuda.nvcc, "-O3", "-std=c++17", "-DNDEBUG", "-ccbin", compiler[-1]),
         *("-Xcompiler", host, "-cudart", "static", f"-I{CSRC}", *cuda.arch_flags()),
     ]
-    ninja.rule("nvcc", f"{shlex.join(command)} -MMD -MF $out.d -c $in -o $out")
+    # What ptxas says of registers and spills is kept beside the object, for the tests.
+    compile_one = f"{shlex.join(command)} -Xptxas -v -MMD -MF $out.d -c $in -o $out"
+    ninja.rule("nvcc", f"{compile_one} >$out.log 2>&1 || (cat $out.log; exit 1)")
     sources = sorted(CSRC.glob("cuda/*.cu"))
     return [ninja.edge(f"{s.stem}.cuda.o", "nvcc", [str(s)]) for s in sources]
 

@@ -11,12 +11,15 @@ Environment: `FASTJAC_DISABLE_NATIVE=1` uses torch operators only (for tests);
 
 import os
 import warnings
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 # Before _native: torch brings the OpenMP runtime whose threads the kernels share.
 import torch
 from torch import Tensor
+
+from fastjac._version import __version__
 
 __all__ = [
     "available",
@@ -45,10 +48,8 @@ def _load() -> tuple[ModuleType | None, str | None]:
     if os.environ.get("FASTJAC_DISABLE_NATIVE", "") not in ("", "0"):
         return None, "FASTJAC_DISABLE_NATIVE is set"
     try:
-        from fastjac import _native
-        from fastjac._version import __version__
-
-        built = _native.build_config()["version"]
+        loaded = import_module("fastjac._native")
+        built = loaded.build_config()["version"]
         if built != __version__:
             raise ImportError(
                 f"it was built from version {built}, this is {__version__}"
@@ -63,8 +64,8 @@ def _load() -> tuple[ModuleType | None, str | None]:
             stacklevel=2,
         )
         return None, reason
-    _native.isa()  # raises now, not at the first kernel, if FASTJAC_ISA is impossible
-    return _native, None
+    loaded.isa()  # raises now, not at the first kernel, if FASTJAC_ISA is impossible
+    return loaded, None
 
 
 _module, _reason = _load()

@@ -8,6 +8,7 @@ import subprocess
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -60,8 +61,9 @@ def build() -> Path:
     return module
 
 
+@cache
 def load() -> ModuleType:
-    """The compiled stand-in."""
+    """The compiled stand-in, one for the process."""
     spec = importlib.util.spec_from_file_location("_cuda_standin", build())
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

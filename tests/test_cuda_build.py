@@ -1,0 +1,109 @@
+"""The CUDA half as it was really built: what nvcc said, and what the module holds."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastjac import native
+from fastjac.build import build_info
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Bytes that a kernel may spill to local memory, for those that may at all.
+SPILLS: dict[str, int] = {}
+
+
+@pytest.fixture(autouse=True)
+def needs_cuda_build() -> None:
+    if not native.available():
+        pytest.skip(f"no native module: {native.why_not()}")
+    if not build_info().cuda_architectures:
+        pytest.skip(str(build_info().cuda_why_not))
+
+
+def kernels_in_source() -> set[str]:
+    text = "".join(p.read_text() for p in (ROOT / "csrc/cuda").glob("*.cuh"))
+    return set(
+        re.findall(r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(", text)
+    )
+
+
+def binary_architectures() -> set[str]:
+    """Those with machine code, such as sm_90."""
+    numbers = (a.removesuffix("+PTX") for a in build_info().cuda_architectures)
+    return {f"sm_{number.replace('.', '')}" for number in numbers}
+
+
+def kernel_of(mangled: str) -> str:
+    """The longest of the known names that the mangled one holds, or itself."""
+    known = [k for k in kernels_in_source() if f"{len(k)}{k}" in mangled]
+    return max(known, key=len, default=mangled)
+
+
+def test_no_kernel_spills_registers() -> None:
+    logs = sorted(
+        ROOT.glob(f"build/temp.*{sys.implementation.cache_tag}*/native/*.cuda.o.log")
+    )
+    if not logs:
+        pytest.skip("no build folder: the module was installed, not built here")
+    entry = re.compile(
+        r"Compiling entry function '(\w+)' for '(\w+)'\n"
+        r".*\n.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes"
+    )
+    seen = set()
+    for log in logs:
+        for mangled, architecture, _, stores, loads in entry.findall(log.read_text()):
+            kernel = kernel_of(mangled)
+            seen.add((kernel, architecture))
+            allowed = SPILLS.get(kernel, 0)
+            spilled = max(int(stores), int(loads))
+            assert spilled <= allowed, f"{kernel} spills {spilled} on {architecture}"
+    assert seen == {(k, a) for k in kernels_in_source() for a in binary_architectures()}
+
+
+def cuobjdump(*arguments: str) -> str:
+    """What cuobjdump, from the toolkit or from its pip package, says of the module."""
+    packaged = Path(sys.prefix).glob("lib/python*/site-packages/nvidia/*/bin/cuobjdump")
+    program = shutil.which("cuobjdump") or next(map(str, packaged), None)
+    if program is None:
+        pytest.skip("no cuobjdump: pip install nvidia-cuda-cuobjdump")
+    done = subprocess.run(
+        [program, *arguments, native.module().__file__],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_the_module_holds_every_kernel_in_both_types_for_every_architecture() -> None:
+    found = set()
+    architecture = ""
+    for line in cuobjdump("--dump-resource-usage").splitlines():
+        if line.startswith("arch = "):
+            architecture = line.removeprefix("arch = ")
+        if match := re.search(r"Function (\w+):", line):
+            kernel = kernel_of(match[1])
+            kind = re.search(rf"{kernel}I([fd])E", match[1])
+            found.add((kernel, kind[1] if kind else "", architecture))
+    wanted = {
+        (kernel, kind, architecture)
+        for kernel in kernels_in_source()
+        for kind in "fd"
+        for architecture in binary_architectures()
+    }
+    assert found >= wanted, f"missing: {sorted(wanted - found)}"
+
+
+def test_the_module_holds_ptx_for_what_comes_after() -> None:
+    wanted = {
+        f"sm_{arch.removesuffix('+PTX').replace('.', '')}"
+        for arch in build_info().cuda_architectures
+        if arch.endswith("+PTX")
+    }
+    listed = set(re.findall(r"\.(sm_\d+\w?)\.ptx", cuobjdump("--list-ptx")))
+    assert listed == wanted
