@@ -6,6 +6,7 @@ loss = F.cross_entropy(logits, y) + lam * fastjac.jacobian_penalty(model, x)
 from fastjac._version import __version__
 from fastjac.build import build_info
 from fastjac.differentiable import pull
+from fastjac.explain import explain
 from fastjac.jacobian import jacobian, jacobian_norm, spectral_norm
 from fastjac.linearize import linearize
 from fastjac.penalties import (
@@ -21,6 +22,7 @@ __all__ = [
     "__version__",
     "build_info",
     "cross_lipschitz_penalty",
+    "explain",
     "input_gradient_penalty",
     "jacobian",
     "jacobian_norm",

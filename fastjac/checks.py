@@ -63,8 +63,6 @@ def check_logits(logits: Any, x: Tensor) -> None:
             f"`x` is on {x.device} and `logits` are on {logits.device}; move the model "
             "and x to one device"
         )
-    if not logits.requires_grad:
-        raise detached()
     check_finite(logits, x)
 
 
@@ -111,7 +109,12 @@ def check_class_weights(weights: Tensor | None, logits: Tensor) -> Tensor | None
     if weights is None:
         return None
     classes = logits.shape[1]
-    given = torch.as_tensor(weights, dtype=logits.dtype, device=logits.device)
+    if not isinstance(weights, Tensor):
+        raise TypeError(
+            f"`class_weights` must be a tensor of shape ({classes},); got "
+            f"{type(weights).__name__}"
+        )
+    given = weights.to(dtype=logits.dtype, device=logits.device)
     if given.shape != (classes,):
         raise ValueError(
             f"`class_weights` must have shape ({classes},), one weight a class; got "
@@ -128,7 +131,7 @@ def check_projections(projections: int | None, classes: int) -> None:
     """Raise unless ``projections`` is None or within 1..K."""
     if projections is None:
         return
-    if not isinstance(projections, int) or not 1 <= projections <= classes:
+    if type(projections) is not int or not 1 <= projections <= classes:
         raise ValueError(
             f"`projections` must be an integer from 1 to K = {classes}; got "
             f"{projections!r}. None, the default, gives the exact penalty"
@@ -137,10 +140,23 @@ def check_projections(projections: int | None, classes: int) -> None:
 
 def check_chunk(chunk: int | None) -> None:
     """Raise unless ``chunk`` is None or a positive integer."""
-    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+    if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise ValueError(
             "`chunk` must be a positive number of (sample, row) pairs to hold at once, "
             f"or None to let fastjac choose; got {chunk!r}"
+        )
+
+
+def check_seeds(seeds: Tensor, samples: int, classes: int) -> None:
+    """Raise unless seeds are (R, K), or (N, R, K)."""
+    if not isinstance(seeds, Tensor):
+        raise TypeError(f"`seeds` must be a tensor; got {type(seeds).__name__}")
+    shared = seeds.dim() == 2 and seeds.shape[1] == classes
+    own = seeds.dim() == 3 and (seeds.shape[0], seeds.shape[2]) == (samples, classes)
+    if not (shared or own) or seeds.shape[-2] == 0:
+        raise ValueError(
+            f"`seeds` must have shape (R, {classes}), shared by all samples, or "
+            f"({samples}, R, {classes}), with R at least 1; got {tuple(seeds.shape)}"
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from fastjac.forward import outside_inference_mode
 from fastjac.linearization import Linearization
 from fastjac.sweep import Sweep
 
@@ -33,10 +34,31 @@ def squared_norms(
     return _SquaredNorms.apply(sweep, seeds, *linearization.weights)
 
 
+@outside_inference_mode
 def pull(
     linearization: Linearization, seeds: Tensor, chunk: int | None = None
 ) -> Tensor:
-    """Return the rows (N, R, *x.shape[1:]), differentiable in weights and seeds."""
+    """Return rows ``S J(x_i)``: the primitive that everything else is made of.
+
+    Args:
+        linearization: from `fastjac.linearize`.
+        seeds: (R, K), shared by all samples, or (N, R, K). They may carry gradient.
+        chunk: how many (sample, row) pairs to hold at once; None to choose.
+
+    Returns:
+        (N, R, *x.shape[1:]), differentiable with respect to weights and seeds.
+
+    Raises:
+        ValueError: the seeds' shape does not fit.
+
+    Example:
+        >>> import torch, fastjac
+        >>> model = torch.nn.Linear(3, 2)
+        >>> x = torch.randn(4, 3, requires_grad=True)
+        >>> rows = fastjac.pull(fastjac.linearize(model(x), x), torch.eye(2))
+        >>> bool((rows == model.weight).all())
+        True
+    """
     sweep = Sweep(linearization, seeds, chunk)
     return _Pull.apply(sweep, seeds, *linearization.weights)
 
@@ -45,7 +67,7 @@ class _Context(FunctionCtx):
     """What the Functions below keep between forward and backward."""
 
     sweep: Sweep
-    versions: list[int]
+    saved_tensors: tuple[Tensor, ...]
     gradients: list[Tensor | None]
     needs_input_grad: tuple[bool, ...]
 
@@ -53,6 +75,7 @@ class _Context(FunctionCtx):
 class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _Context, sweep: Sweep, seeds: Tensor, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(seeds, *weights)
         wanted = _wanted(ctx, sweep)
         if not wanted and not ctx.needs_input_grad[1]:
             return sweep.squared_norms().sum()
@@ -68,37 +91,41 @@ class _Total(torch.autograd.Function):
             None if gradient is None else gradient * upstream.to(gradient.dtype)
             for gradient in ctx.gradients
         ]
-        return _returned(gradients)
+        return _returned(ctx, gradients)
 
 
 class _SquaredNorms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _Context, sweep: Sweep, seeds: Tensor, *weights: Tensor) -> Tensor:
-        _remember(ctx, sweep)
+        ctx.save_for_backward(seeds, *weights)
+        ctx.sweep = sweep
         return sweep.squared_norms()
 
     @staticmethod
     def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        sweep = _recall(ctx)
+        ctx.saved_tensors  # raises if a weight was changed in place since forward
+        sweep = ctx.sweep
         _, found, seeds_gradient = sweep.squared_norms_and_gradients(
             _wanted(ctx, sweep), ctx.needs_input_grad[1], scale=upstream
         )
-        return _returned([seeds_gradient, *_placed(ctx, found)])
+        return _returned(ctx, [seeds_gradient, *_placed(ctx, found)])
 
 
 class _Pull(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _Context, sweep: Sweep, seeds: Tensor, *weights: Tensor) -> Tensor:
-        _remember(ctx, sweep)
+        ctx.save_for_backward(seeds, *weights)
+        ctx.sweep = sweep
         return sweep.pull()
 
     @staticmethod
     def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        sweep = _recall(ctx)
+        ctx.saved_tensors  # raises if a weight was changed in place since forward
+        sweep = ctx.sweep
         found, seeds_gradient = sweep.row_gradients(
             upstream, _wanted(ctx, sweep), ctx.needs_input_grad[1]
         )
-        return _returned([seeds_gradient, *_placed(ctx, found)])
+        return _returned(ctx, [seeds_gradient, *_placed(ctx, found)])
 
 
 def _wanted(ctx: _Context, sweep: Sweep) -> list[Tensor]:
@@ -112,41 +139,29 @@ def _placed(ctx: _Context, found: list[Tensor | None]) -> list[Tensor | None]:
     return [next(gradients) if needs else None for needs in ctx.needs_input_grad[2:]]
 
 
-def _remember(ctx: _Context, sweep: Sweep) -> None:
-    ctx.sweep = sweep
-    ctx.versions = [w._version for w in sweep.linearization.weights]
+def _returned(
+    ctx: _Context, gradients: list[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Return gradients from backward; differentiating them once more raises.
 
-
-def _recall(ctx: _Context) -> Sweep:
-    """Return the sweep, unless its weights have been changed since forward."""
-    for weight, version in zip(ctx.sweep.linearization.weights, ctx.versions):
-        if weight._version != version:
-            raise RuntimeError(
-                f"a weight of shape {tuple(weight.shape)} was modified in place after "
-                "the penalty's forward pass; call backward() before optimizer.step()"
-            )
-    return ctx.sweep
-
-
-def _returned(gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """Return gradients from backward; differentiating them once more raises."""
+    They are tied to everything that they depend on, so that no route of a second
+    differentiation can miss them and come back with a part of the answer.
+    """
     if torch.is_grad_enabled():
-        gradients = [
-            None if g is None else _Final.apply(g.detach().requires_grad_())
-            for g in gradients
-        ]
+        inputs = [t for t in ctx.saved_tensors if t.requires_grad]
+        gradients = [None if g is None else _Final.apply(g, *inputs) for g in gradients]
     return (None, *gradients)
 
 
 class _Final(torch.autograd.Function):
-    """The identity, which cannot be differentiated."""
+    """The gradient itself, as a function of the inputs that cannot be differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor) -> Tensor:
         return gradient.clone()
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[None, ...]:
         raise RuntimeError(
             "fastjac's gradients cannot be differentiated a second time "
             "(create_graph=True); use backend='autograd' for higher derivatives"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,26 @@ from fastjac.graph import find_node
 Model = Callable[[Tensor], Tensor]
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function build an autograd graph although its caller is in inference mode.
+
+    Its result then carries no gradient, as the caller expects.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
 def forward(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     """Run the model with gradients enabled; return logits and the x they depend on.
 
@@ -24,7 +45,7 @@ def forward(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     neither ``x.requires_grad`` nor ``x.grad`` changes.
     """
     checks.check_input(x)
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         if x.is_inference():
             x = x.clone()
         leaf = x if x.requires_grad else x.detach().requires_grad_()

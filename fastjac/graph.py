@@ -13,7 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastjac.checks import detached
+
 Value = tuple[Any, int]
+
+
+class Unsupported(NotImplementedError):
+    """A node of the graph has no rule; ``node`` is its name."""
+
+    def __init__(self, node: Any, reason: str) -> None:
+        self.node = node
+        self.name = short_name(node)
+        self.reason = reason
+        super().__init__(f"{self.name}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,20 @@ def arcs(logits: Tensor, x: Tensor) -> list[Arc]:
     return found
 
 
+def connecting_arcs(logits: Tensor, x: Tensor) -> list[Arc]:
+    """Return `arcs`, of which there must be some.
+
+    Raises:
+        ValueError: ``x`` is detached from the logits.
+    """
+    if not (x.requires_grad and logits.requires_grad):
+        raise detached()
+    found = arcs(logits, x)
+    if not found and value_of(logits) != value_of(x):
+        raise detached()
+    return found
+
+
 def _topological(start: Any, goal: Any) -> list[Any]:
     """Return the nodes behind ``start``, each before the nodes that it reads from."""
     order: list[Any] = []
@@ -130,3 +156,8 @@ def find_node(logits: Tensor, name: str) -> Any:
         if node.name().endswith(name):
             return node
     return None
+
+
+def short_name(node: Any) -> str:
+    """Return a node's name without its C++ namespace."""
+    return node.name().rpartition("::")[2]

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from fastjac import checks, seeds
-from fastjac.forward import forward, locator
+from fastjac.forward import forward, locator, outside_inference_mode
 from fastjac.penalties import Model
 from fastjac.source import open_rows
 
 
+@outside_inference_mode
 def jacobian(
     model: Model, x: Tensor, *, chunk: int | None = None, backend: str = "auto"
 ) -> Tensor:
@@ -38,6 +39,7 @@ def jacobian(
     return rows.pull(seeds.jacobian(logits), chunk)
 
 
+@outside_inference_mode
 def jacobian_norm(
     model: Model, x: Tensor, *, chunk: int | None = None, backend: str = "auto"
 ) -> Tensor:
@@ -69,6 +71,7 @@ def jacobian_norm(
         )
 
 
+@outside_inference_mode
 def spectral_norm(
     model: Model, x: Tensor, *, chunk: int | None = None, backend: str = "auto"
 ) -> Tensor:

@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastjac import checks, seeds
-from fastjac.forward import forward, locator
+from fastjac.forward import forward, locator, outside_inference_mode
 from fastjac.source import Rows, open_rows
 
 Model = Callable[[Tensor], Tensor]
 
 
+@outside_inference_mode
 def jacobian_penalty(
     model: Model,
     x: Tensor,
@@ -93,6 +94,7 @@ def jacobian_penalty(
     return (penalty, logits) if return_logits else penalty
 
 
+@outside_inference_mode
 def penalty_from_graph(
     logits: Tensor,
     x: Tensor,
@@ -143,6 +145,7 @@ def penalty_from_graph(
     )
 
 
+@outside_inference_mode
 def cross_lipschitz_penalty(
     model: Model,
     x: Tensor,
@@ -186,6 +189,7 @@ def cross_lipschitz_penalty(
     return (penalty, logits) if return_logits else penalty
 
 
+@outside_inference_mode
 def input_gradient_penalty(
     model: Model,
     x: Tensor,
@@ -225,8 +229,7 @@ def input_gradient_penalty(
     checks.check_chunk(chunk)
     logits, leaf = forward(model, x)
     checks.check_labels(y, logits)
-    with torch.set_grad_enabled(torch.is_grad_enabled()):
-        seed = logits.softmax(1) - F.one_hot(y.long(), logits.shape[1])
+    seed = logits.softmax(1) - F.one_hot(y.long(), logits.shape[1])
     rows = open_rows(logits, leaf, backend, locator(model, leaf))
     penalty = _reduce(rows, seed.unsqueeze(1), reduction, chunk, logits)
     return (penalty, logits) if return_logits else penalty

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastjac import checks, reference
 from fastjac.differentiable import pull, squared_norms, total_squared_norm
+from fastjac.graph import connecting_arcs
 from fastjac.linearization import Linearization
 from fastjac.linearize import Unsupported, linearize
 
@@ -81,6 +82,7 @@ def open_rows(logits: Tensor, x: Tensor, backend: str, locate: Any = None) -> Ro
     """
     checks.one_of("backend", backend, checks.BACKENDS)
     if backend == "autograd":
+        connecting_arcs(logits, x)
         return AutogradRows(logits, x)
     try:
         linearization = linearize(logits, x)

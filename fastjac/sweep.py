@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fastjac.checks import check_seeds
 from fastjac.linearization import Edge, Linearization
 from fastjac.rules.base import Rule, Samples, Sum
 
@@ -102,6 +103,7 @@ class Sweep:
     def __init__(
         self, linearization: Linearization, seeds: Tensor, chunk: int | None = None
     ) -> None:
+        check_seeds(seeds, linearization.samples, linearization.classes)
         self.linearization = linearization
         self.seeds = seeds.detach().to(linearization.logits_dtype)
         self.rows = seeds.shape[-2]

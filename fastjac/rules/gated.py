@@ -92,6 +92,16 @@ class GatedConvolution(Rule):
     def describe(self) -> str:
         return f"gated, {self.live.density():.0%} of outputs live"
 
+    def made_of(self) -> str:
+        """Name the rules that this one stands for."""
+        parts = {
+            "Convolution": self.convolution,
+            "Gate": self.gate,
+            "MaxPool": self.route,
+            "Gate ": self.pooled_gate,
+        }
+        return " + ".join(name.strip() for name, rule in parts.items() if rule)
+
     @property
     def live(self) -> Live:
         """The live outputs, listed when they are first asked for."""

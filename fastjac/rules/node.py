@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,9 +28,14 @@ class Node(Rule):
         self.likes = likes
 
     def pull(self, rows: Tensor) -> Tensor:
-        return torch.stack([self._call(row) for row in rows.unbind(0)])
+        return outside_backward(
+            lambda: torch.stack([self._call(row) for row in rows.unbind(0)]), rows
+        )
 
     def push(self, tangents: Tensor) -> Tensor:
+        return outside_backward(lambda: self._push(tangents), tangents)
+
+    def _push(self, tangents: Tensor) -> Tensor:
         like = self.likes[self.output]
         pushed = []
         for tangent in tangents.unbind(0):
@@ -52,3 +59,30 @@ class Node(Rule):
         ]
         pulled = self.node(*outputs)
         return pulled[self.argument] if isinstance(pulled, tuple) else pulled
+
+
+def outside_backward(function: Callable[[], Tensor], like: Tensor) -> Tensor:
+    """Call a function that calls autograd nodes, also from within a backward pass.
+
+    There a node computes only what that pass asks of it. A thread of its own knows
+    nothing of the pass; on a GPU it is given the current stream.
+    """
+    if torch._C._current_graph_task_id() == -1:
+        return function()
+    stream = torch.cuda.current_stream(like.device) if like.is_cuda else None
+    results: list[Tensor] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with torch.no_grad(), torch.cuda.stream(stream):
+                results.append(function())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="fastjac-node")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]

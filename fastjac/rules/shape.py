@@ -87,10 +87,9 @@ class Expand(Rule):
 class Pad(Rule):
     """``v = F.pad(u, amounts)`` with zeros; negative amounts crop, as a slice does."""
 
-    def __init__(self, amounts: Sequence[int], dim: int) -> None:
+    def __init__(self, amounts: Sequence[int], rank: int) -> None:
         self.amounts = list(amounts)
-        batch = self.amounts[2 * (dim - 1) :] if dim else []
-        self.samplewise = not any(batch)
+        self.samplewise = not any(self.amounts[2 * (rank - 1) :])
 
     def pull(self, rows: Tensor) -> Tensor:
         return F.pad(rows, [-amount for amount in self.amounts])
