@@ -15,6 +15,8 @@ from torch.utils.data import TensorDataset
 
 from fastjac.data_files import DataError, find, parse_cifar, parse_idx, published, read
 
+__all__ = ["DataError", "ImageData", "cifar10", "digits", "idx", "open_dataset"]
+
 
 @dataclass(frozen=True)
 class ImageData:

@@ -110,9 +110,14 @@ def parse_idx(path: Path, content: bytes) -> np.ndarray:
             " bytes"
         )
     header = 4 + 4 * rank
+    if len(content) < header:
+        raise DataError(
+            f"{path} has {len(content):,} bytes, expected at least {header} for the"
+            f" sizes of its {rank} axes; copy or download it again"
+        )
     shape = tuple(np.frombuffer(content[4:header], dtype=">u4").tolist())
     expected = header + int(np.prod(shape, dtype=np.int64))
-    if len(shape) != rank or len(content) != expected:
+    if len(content) != expected:
         raise DataError(
             f"{path} has {len(content):,} bytes, expected {expected:,} for the shape"
             f" {shape} in its header; copy or download it again"
