@@ -80,6 +80,25 @@ def test_other_penalties_and_fgsm(trained, tmp_path, penalty):
     assert not torch.equal(before[0].weight, after[0].weight)
 
 
+def test_own_idx_set_of_other_size_and_classes(tmp_path, monkeypatch, capsys):
+    for part, count in (("train", 60), ("t10k", 20)):
+        labels = torch.arange(count) % 12
+        images = (labels[:, None, None] * 20 + torch.randint(9, (count, 5, 7))).byte()
+        for name, values in (("images-idx3", images), ("labels-idx1", labels.byte())):
+            sizes = b"".join(n.to_bytes(4, "big") for n in values.shape)
+            content = bytes([0, 0, 8, values.dim()]) + sizes + values.numpy().tobytes()
+            (tmp_path / f"{part}-{name}-ubyte").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--data", ".", "--model", "mlp", "--widths", "32"]
+    assert main([*command, "--out", "a.pt", "--epochs", "2", "--no-progress"]) == 0
+    network, _ = models.load("a.pt")
+    assert network(torch.zeros(1, 1, 5, 7)).shape == (1, 12)
+    ten = models.create("mlp", shape=(1, 5, 7), widths=(8,))
+    models.save("ten.pt", ten)
+    assert main(["harden", "--data", ".", "--model-file", "ten.pt"]) == 2
+    assert "it has 12 classes, the network gives 10" in capsys.readouterr().err
+
+
 def test_demo_quick(tmp_path, capsys):
     assert main(["demo", "--quick", "--no-progress", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out

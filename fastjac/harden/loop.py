@@ -246,8 +246,8 @@ class Run:
         if kept is not None:
             where = f"the last good checkpoint is {kept} (step {self._saved_step})"
         raise NonFiniteLossError(
-            f"{what} after {self.position}: lower the learning rate or lam (={self.objective.lam}), or look"
-            f" for non-finite inputs; {where}",
+            f"{what} after {self.position}: lower the learning rate or lam"
+            f" (={self.objective.lam}), or look for non-finite inputs; {where}",
             kept,
         ) from cause
 

@@ -1,12 +1,8 @@
-"""What each command of `fastjac` does; :mod:`fastjac.cli` runs them."""
+"""What each command of `fastjac` does; `fastjac.cli` runs them."""
 
 from __future__ import annotations
 
 import json
-import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,16 +10,39 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import fastjac
 from fastjac import data, models
 from fastjac.checkpoint import CheckpointError
-from fastjac.harden import PENALTIES, NonFiniteLossError, TrainingInterrupted
+from fastjac.commands.options import (
+    Adversarial,
+    BatchSize,
+    Data,
+    Device,
+    Epochs,
+    Eps,
+    Lr,
+    ModelFile,
+    Progress,
+    Resume,
+    SaveEvery,
+    Seed,
+)
+from fastjac.commands.steps import (
+    check_fit,
+    checkpoint_of,
+    device_of,
+    finish,
+    interruptible,
+    loader,
+    make_network,
+    notes_of,
+    open_images,
+    resumable,
+)
+from fastjac.harden import PENALTIES, NonFiniteLossError
 from fastjac.harden import harden as harden_model
 from fastjac.harden import train as train_model
-from fastjac.harden.modes import evaluating
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer and click differ on its place
 EXPECTED = (
@@ -39,36 +58,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Data = Annotated[
-    str,
-    typer.Option(
-        help="Folder with MNIST-format IDX files or CIFAR-10 binary batches, or the"
-        " word digits.",
-        metavar="DIR",
-    ),
-]
-ModelFile = Annotated[
-    Path,
-    typer.Option(
-        help="Model written by fastjac.", metavar="FILE", exists=True, dir_okay=False
-    ),
-]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
-Lr = Annotated[float, typer.Option(help="Learning rate of Adam.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images a step.")]
-Adversarial = Annotated[
-    float,
-    typer.Option(min=0.0, max=1.0, help="Share of the images that FGSM perturbs."),
-]
-Eps = Annotated[float, typer.Option(help="Size of that FGSM step; pixels lie in 0..1.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
-SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
-Device = Annotated[
-    str, typer.Option(help="Such as cpu or cuda; auto takes a GPU if there is one.")
-]
-Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
 
 
 def names() -> list[str]:
@@ -104,7 +93,8 @@ def demo(
     settings = example.Settings(seed=seed)
     if quick:
         settings = replace(settings, train_epochs=1, harden_epochs=1, test_images=50)
-    result = example.run(out, settings, progress=progress)
+    with interruptible():
+        result = example.run(out, settings, progress=progress)
     console = Console()
     console.print(result.table())
     console.print(f"{sum(result.seconds.values()):.0f} s; figure, numbers and models:")
@@ -138,14 +128,15 @@ def train(
 ) -> None:
     """Train a network by cross-entropy: the phase before hardening."""
     torch.manual_seed(seed)
-    network = _create(model, widths)
-    images = _open(data, network)
-    checkpoint = _checkpoint_of(out, resume)
-    network.to(_device(device))
-    with _resumable(context.obj):
+    images = open_images(data)
+    network = make_network(model, widths, images)
+    check_fit(images, network)
+    checkpoint = checkpoint_of(out, resume)
+    network.to(device_of(device))
+    with resumable(context.obj):
         result = train_model(
             network,
-            _loader(images.train, batch_size, shuffle=True),
+            loader(images.train, batch_size, shuffle=True),
             epochs=epochs,
             lr=lr,
             adversarial=adversarial,
@@ -157,7 +148,7 @@ def train(
             progress=progress,
             seed=seed,
         )
-    _finish(out, checkpoint, network, images, str(result), context.obj)
+    finish(out, checkpoint, network, images, str(result), context.obj)
 
 
 @app.command()
@@ -205,14 +196,15 @@ def harden(
     if projections:
         options["projections"] = projections
     network, _ = models.load(model_file)
-    images = _open(data, network)
+    images = open_images(data)
+    check_fit(images, network)
     out = out or model_file.with_name(f"{model_file.stem}-hardened{model_file.suffix}")
-    checkpoint = _checkpoint_of(out, resume)
-    network.to(_device(device))
-    with _resumable(context.obj):
+    checkpoint = checkpoint_of(out, resume)
+    network.to(device_of(device))
+    with resumable(context.obj):
         result = harden_model(
             network,
-            _loader(images.train, batch_size, shuffle=True),
+            loader(images.train, batch_size, shuffle=True),
             penalty=None if penalty == "none" else penalty,
             lam=lam,
             penalty_options=options,
@@ -227,7 +219,7 @@ def harden(
             progress=progress,
             seed=seed,
         )
-    _finish(out, checkpoint, network, images, str(result), context.obj)
+    finish(out, checkpoint, network, images, str(result), context.obj)
 
 
 @app.command()
@@ -256,31 +248,27 @@ def evaluate(
     from fastjac import robustness
 
     network, _ = models.load(model_file)
-    images = _open(data, network)
-    network.to(_device(device))
+    images = open_images(data)
+    check_fit(images, network)
+    network.to(device_of(device))
     console = Console()
-    parts = (
-        {"": images.test}
-        if images.check is None
-        else {
-            "": images.test,
-            "check": images.check,
-        }
-    )
-    for name, part in parts.items():
+    for name, part in {"": images.test, "check": images.check}.items():
+        if part is None:
+            continue
         saved = checkpoint
         if saved is not None and name:
             saved = saved.with_name(f"{saved.name}.{name}")
-        report = robustness.evaluate(
-            network,
-            _loader(part, batch_size, shuffle=False),
-            bounds=(0.0, 1.0),
-            limit=limit or None,
-            checkpoint=saved,
-            seed=seed,
-            progress=progress,
-            notes=_notes_of(images, name),
-        )
+        with interruptible(f"saved to {saved}; the same command goes on", saved):
+            report = robustness.evaluate(
+                network,
+                loader(part, batch_size, shuffle=False),
+                bounds=(0.0, 1.0),
+                limit=limit or None,
+                checkpoint=saved,
+                seed=seed,
+                progress=progress,
+                notes=notes_of(images, name),
+            )
         console.print(report)
         if out is not None:
             folder = out / name
@@ -316,12 +304,16 @@ def explain(
             "give one of the two", param_hint="--model / --model-file"
         )
     torch.manual_seed(seed)
-    network = _create(model, "") if model_file is None else models.load(model_file)[0]
+    network = (
+        make_network(model, "") if model_file is None else models.load(model_file)[0]
+    )
     x = torch.rand(batch_size, *network.input_shape)
     if data:
-        x = _open(data, network).test.tensors[0][:batch_size]
-    place = _device(device)
-    Console().print(fastjac.explain(network.to(place).eval(), x.to(place)))
+        images = open_images(data)
+        check_fit(images, network)
+        x = images.test.tensors[0][:batch_size]
+    place = device_of(device)
+    print(fastjac.explain(network.to(place).eval(), x.to(place)))
 
 
 @app.command()
@@ -331,112 +323,3 @@ def info(
     """Say how this fastjac was built and what it runs on."""
     built = fastjac.build_info()
     print(json.dumps(built.as_dict(), indent=2) if as_json else built)
-
-
-def _create(name: str, widths: str) -> models.Network:
-    options: dict[str, Any] = {}
-    if widths:
-        try:
-            options["widths"] = tuple(int(width) for width in widths.split(","))
-        except ValueError:
-            raise typer.BadParameter(
-                f"{widths!r} is not a list of whole numbers such as 32,64",
-                param_hint="--widths",
-            ) from None
-    return models.create(name, **options)
-
-
-def _open(path: str, network: models.Network) -> data.ImageData:
-    if path != "digits" and not Path(path).is_dir():
-        raise typer.BadParameter(f"there is no folder {path}", param_hint="--data")
-    images = data.open_dataset(path)
-    if images.shape != network.input_shape:
-        have, want = (
-            "x".join(map(str, s)) for s in (images.shape, network.input_shape)
-        )
-        raise typer.BadParameter(
-            f"its images are {have}, the network {network.name} takes {want}",
-            param_hint="--data",
-        )
-    print(images, file=sys.stderr)
-    return images
-
-
-def _loader(part: TensorDataset, size: int, *, shuffle: bool) -> DataLoader:
-    return DataLoader(part, batch_size=size, shuffle=shuffle)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise typer.BadParameter(
-            f"{name!r} cannot be used: {error}", param_hint="--device"
-        ) from None
-
-
-def _checkpoint_of(out: Path, resume: bool) -> Path:
-    """The file that a run to ``out`` keeps its checkpoints in while it lasts."""
-    path = out.with_name(out.name + ".ckpt")
-    if path.exists() and not resume:
-        raise typer.BadParameter(
-            f"{path} holds an unfinished run: add --resume to go on with it, or delete"
-            " that file to start over",
-            param_hint="--out",
-        )
-    if resume and not path.exists():
-        raise typer.BadParameter(
-            f"there is no checkpoint at {path} to go on from", param_hint="--resume"
-        )
-    return path
-
-
-@contextmanager
-def _resumable(arguments: list[str]) -> Iterator[None]:
-    """Context in which Ctrl-C ends the command with how to take it up again."""
-    try:
-        yield
-    except TrainingInterrupted as stopped:
-        again = [a for a in arguments if a != "--resume"]
-        print(
-            f"\n{str(stopped).split(';')[0]}; to go on:\n"
-            f"  fastjac {shlex.join(again)} --resume",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
-
-
-def _finish(
-    out: Path,
-    checkpoint: Path,
-    network: models.Network,
-    images: data.ImageData,
-    history: str,
-    arguments: list[str],
-) -> None:
-    """Write the model, drop the checkpoint, and say how good the model is."""
-    models.save(out, network, {"command": shlex.join(["fastjac", *arguments])})
-    checkpoint.unlink(missing_ok=True)
-    print(history)
-    print(f"test accuracy {_accuracy(network, images.test):.2%}")
-    if images.check is not None:
-        print(f"second check {_accuracy(network, images.check):.2%}")
-    for note in images.notes:
-        print(note)
-    print(f"written to {out}")
-
-
-def _accuracy(network: nn.Module, part: TensorDataset) -> float:
-    device = next(network.parameters()).device
-    hits = 0
-    with evaluating(network), torch.no_grad():
-        for x, y in _loader(part, 500, shuffle=False):
-            hits += int((network(x.to(device)).argmax(1) == y.to(device)).sum())
-    return hits / len(part)
-
-
-def _notes_of(images: data.ImageData, part: str) -> tuple[str, ...]:
-    """The data's notes that belong beside numbers of a part ("" is the test)."""
-    return tuple(n for n in images.notes if n.startswith("second") == bool(part))
