@@ -1,0 +1,124 @@
+"""Equal before timed: errors against float64, interleaved medians, peak memory."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from contestants import GROUPS, Contestant, Penalty, step
+from nets import NETS
+from torch import Tensor, nn
+
+#: Relative to float64: far above rounding, far below any wrong factor or lost term.
+LIMIT = 1e-3
+CHECK_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Error:
+    """Relative to float64: the value, and the gradient of all parameters in l2."""
+
+    value: float
+    gradient: float
+
+
+def values(penalty: Penalty, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The penalty and its gradient in all parameters as one vector, both float64."""
+    torch.manual_seed(2)
+    value, _ = penalty(model, x)
+    parameters = list(model.parameters())
+    if not value.requires_grad:
+        return value.double(), torch.zeros(1, dtype=torch.float64)
+    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    flat = [
+        torch.zeros(p.numel()) if g is None else g.flatten()
+        for p, g in zip(parameters, gradients, strict=True)
+    ]
+    return value.detach().double(), torch.cat([f.double() for f in flat])
+
+
+def check(contestant: Contestant, model: nn.Module, x: Tensor) -> Error:
+    """Compare with the reference in float64 on a few samples; raise if it is not equal.
+
+    Raises:
+        AssertionError: the contestant does not compute what it is timed for.
+    """
+    x = x[:CHECK_SAMPLES]
+    exact = copy.deepcopy(model).double()
+    value, gradient = values(contestant.reference, exact, x.double())
+    got, found = values(contestant.penalty, model, x)
+    error = Error(relative(got, value), relative(found, gradient))
+    if not max(error.value, error.gradient) < LIMIT:
+        raise AssertionError(
+            f"{contestant.penalty.__name__} differs from float64 by {error}"
+        )
+    return error
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    norm = expected.norm().item()
+    difference = (got - expected).norm().item()
+    return difference / norm if norm > 0 else difference
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 60.0
+) -> dict[str, list[float]]:
+    """Seconds of each function, one call of each a round, in one process.
+
+    Drift of the machine meets all alike. Stops early, after at least three rounds, when
+    ``seconds`` are spent.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    begun = time.perf_counter()
+    for done in range(rounds):
+        if done >= 3 and time.perf_counter() - begun > seconds:
+            break
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def stepper(penalty: Penalty, model: nn.Module, x: Tensor, y: Tensor):
+    """The step as a function without arguments."""
+    return lambda: step(penalty, model, x, y)
+
+
+def peak_memory(net: str, name: str, samples: int, classes: int = 10) -> float:
+    """MiB that a contestant's step takes above the plain step, in a fresh process."""
+    command = [sys.executable, __file__, net, name, str(samples), str(classes)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def _peak_above_plain(net: str, name: str, samples: int, classes: int) -> float:
+    """Peak of the resident set after the step, less that after plain steps."""
+    model = NETS[net].build(classes)
+    x, y = NETS[net].batch(samples, classes)
+    contestants = GROUPS["jacobian"]
+    for _ in range(2):
+        step(contestants["plain step"].penalty, model, x, y)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        step(contestants[name].penalty, model, x, y)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (after - before) / 1024
+
+
+if __name__ == "__main__":
+    print(_peak_above_plain(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:5])))
