@@ -6,16 +6,19 @@ Environment variables:
     CUDA_HOME, CUDA_PATH  toolkit to use; else the nvcc on PATH says where it is
     FORCE_CUDA=1          without a usable CUDA toolkit, fail
     FASTJAC_NO_CUDA=1     build without CUDA even if there is a toolkit
+    FASTJAC_BUILD_DIR     where the objects are kept, default build/temp.*
     TORCH_CUDA_ARCH_LIST  e.g. "8.0;9.0+PTX"; default 8.0, 9.0 and, if the compiler
                           has it, 10.0, with PTX of the last
 """
 
+import filecmp
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,7 +210,7 @@ class BuildNative(build_ext):
     """Compiles csrc/ with ninja, incrementally, and puts the module in its place."""
 
     def build_extension(self, ext: Extension) -> None:
-        folder = Path(self.build_temp).resolve() / "native"
+        folder = build_folder()
         folder.mkdir(parents=True, exist_ok=True)
         try:
             if flag("FASTJAC_NO_CUDA"):
@@ -227,10 +230,16 @@ class BuildNative(build_ext):
         place(folder / "_native.so", target)
 
 
+def build_folder() -> Path:
+    """One folder for every way to build: pip would give an editable install its own."""
+    tag = f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+    chosen = os.environ.get("FASTJAC_BUILD_DIR") or ROOT / "build" / tag
+    return Path(chosen).resolve() / "native"
+
+
 def place(built: Path, target: Path) -> None:
     """Copies by rename, so that a process using the old module keeps it."""
-    fresh = target.exists() and target.stat().st_mtime_ns >= built.stat().st_mtime_ns
-    if not fresh:
+    if not target.exists() or not filecmp.cmp(built, target, shallow=False):
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.copyfile(built, temporary)
         os.replace(temporary, target)
@@ -259,8 +268,6 @@ def write_config(path: Path, compiler, isas, cuda: "Cuda | None", why_not: str):
 
 
 def write_ninja(folder: Path, compiler, isas, cuda: "Cuda | None") -> Ninja:
-    import sysconfig
-
     import pybind11
 
     extra = shlex.split(os.environ.get("CXXFLAGS", ""))

@@ -157,10 +157,9 @@ def test_a_toolkit_without_its_library_is_named(
 def build_ext(tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
     removed = ("CUDA_HOME", "CUDA_PATH", "FORCE_CUDA", "FASTJAC_NO_CUDA", "MAX_JOBS")
     base = {k: v for k, v in os.environ.items() if k not in removed}
-    folders = ["--build-temp", tmp_path / "temp", "--build-lib", tmp_path / "lib"]
     return subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", *folders],
-        env={**base, **env},
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path],
+        env={**base, "FASTJAC_BUILD_DIR": str(tmp_path / "objects"), **env},
         capture_output=True,
         text=True,
         cwd=ROOT,
