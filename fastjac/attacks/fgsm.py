@@ -72,7 +72,7 @@ def fgsm(
     check_norm(norm)
     if chunk is not None:
         check_count("chunk", chunk, 1)
-    with evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model):
         moved = [
             part
             + (-eps if targeted else eps)

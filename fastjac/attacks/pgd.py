@@ -93,7 +93,7 @@ def pgd(
     alpha = -step_size if targeted else step_size
     found = x.detach().clone()
     size = chunk or default_chunk(x)
-    with evaluation_mode(model), torch.no_grad(), bar(len(x), progress) as shown:
+    with evaluation_mode(model), bar(len(x), progress) as shown:
         for part in torch.arange(len(x), device=x.device).split(size):
             left = part
             for _ in range(restarts):

@@ -117,12 +117,12 @@ def search(
 ) -> Outcome:
     """Run `method` on every sample of `x` `(N, ...)`, `chunk` of them at a time."""
     checks.one_of("backend", backend, checks.BACKENDS)
-    x = x.detach()
     size = chunk or default_chunk(x)
-    outcome = _blank(x)
-    pool = _enter(method, x, 0, min(size, len(x)))
-    entered = len(pool.index)
-    with evaluation_mode(model), bar(len(x), progress) as shown, torch.no_grad():
+    with evaluation_mode(model), bar(len(x), progress) as shown:
+        x = x.detach()
+        outcome = _blank(x)
+        pool = _enter(method, x, 0, min(size, len(x)))
+        entered = len(pool.index)
         while len(pool.index):
             before = len(pool.index)
             pool = _round(model, method, pool, outcome, backend)

@@ -116,7 +116,6 @@ def evaluate(
     total = len(loader) if isinstance(loader, Sized) else None
     with (
         evaluation_mode(model),
-        torch.no_grad(),
         bar(total, progress, unit="batch") as shown,
     ):
         for number, (x, y) in enumerate(loader):

@@ -18,7 +18,7 @@ def save_all(reports: Reports, folder: str | Path) -> list[Path]:
 
     Returns:
         The paths written: curves.png, distances.png, and examples.png (for several
-        reports examples-NAME.png each) where there are examples.
+        reports examples-NAME.png each) where there are examples that are images.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -27,7 +27,7 @@ def save_all(reports: Reports, folder: str | Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"curves": curves(reports), "distances": distances(reports)}
     for name, report in reports.items():
-        if report.examples is not None:
+        if report.examples is not None and drawable(report.examples):
             figures[f"examples-{name}" if name else "examples"] = grid(report.examples)
     paths = []
     for name, figure in figures.items():
@@ -81,6 +81,12 @@ def distances(reports: Reports) -> Any:
     return figure
 
 
+def drawable(examples: Examples) -> bool:
+    """Whether the examples are grey or colour images."""
+    shape = examples.images.shape
+    return len(shape) == 4 and shape[1] in (1, 3)
+
+
 def grid(examples: Examples) -> Any:
     """Rows of image, perturbation and adversarial image. Returns a Figure.
 
@@ -89,11 +95,10 @@ def grid(examples: Examples) -> Any:
     Raises:
         ValueError: samples that are no images `(C, H, W)` with C of 1 or 3.
     """
-    shape = examples.images.shape
-    if len(shape) != 4 or shape[1] not in (1, 3):
+    if not drawable(examples):
         raise ValueError(
             "a grid needs images (n, C, H, W) with C of 1 or 3; got examples of shape "
-            f"{tuple(shape)}"
+            f"{tuple(examples.images.shape)}"
         )
     count = len(examples.images)
     figure = _figure(1.05 * count + 0.9, 3.9)

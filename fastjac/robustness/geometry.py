@@ -83,7 +83,7 @@ def geometry(
     checks.one_of("backend", backend, checks.BACKENDS)
     if chunk is not None:
         check_count("chunk", chunk, 1)
-    with evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model):
         if chunk is None:
             logits = Expansion(model, x[:1], backend).logits
             per_sample = logits.shape[1] * x[0].numel()

@@ -37,12 +37,12 @@ def rho_adv(result: DeepFoolResult, x: Tensor) -> float:
     attacked = tuple(result.perturbation.shape)
     if attacked != tuple(x.shape):
         raise ValueError(
-            f"x must be what was attacked, of shape {attacked}, got {tuple(x.shape)}"
+            f"`x` must be what was attacked, of shape {attacked}; got {tuple(x.shape)}"
         )
     sizes = x.flatten(1).norm(dim=1).double()
     given = sizes > 0
     if not bool(given.any()):
-        raise ValueError("x must have a nonzero sample: ||r|| / ||x|| is not defined")
+        raise ValueError("`x` must have a nonzero sample: ||r|| / ||x|| is not defined")
     if not bool(given.all()):
         warnings.warn(
             f"{int((~given).sum())} of {len(x)} samples are all zero and left out of "

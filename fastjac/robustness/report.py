@@ -146,7 +146,7 @@ class RobustnessReport:
         """Read what `save` wrote; without examples."""
         found = json.loads(Path(path).read_text())
         per_sample = {
-            name: torch.tensor([torch.inf if v is None else v for v in values])
+            name: _tensor(values)
             for name, values in found.pop("per_sample").items()
         }
         for name in ("fgsm", "pgd"):
@@ -155,7 +155,7 @@ class RobustnessReport:
         return cls(**found, per_sample=per_sample)
 
     def plot(self, folder: str | Path) -> list[Path]:
-        """Write curves.png, distances.png and, with examples, examples.png.
+        """Write curves.png, distances.png and, if samples are images, examples.png.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -167,6 +167,13 @@ class RobustnessReport:
 
 def _pairs(curve: Mapping[float, float]) -> list[dict[str, float]]:
     return [{"eps": eps, "accuracy": accuracy} for eps, accuracy in curve.items()]
+
+
+def _tensor(values: list[Any]) -> Tensor:
+    if any(v is None or isinstance(v, float) for v in values):
+        finite = [torch.inf if v is None else v for v in values]
+        return torch.tensor(finite, dtype=torch.float64)
+    return torch.tensor(values)
 
 
 def _plain(values: Tensor) -> list[Any]:
