@@ -3,10 +3,12 @@
 loss = F.cross_entropy(logits, y) + lam * fastjac.jacobian_penalty(model, x)
 """
 
+from fastjac import attacks, data, models, robustness
 from fastjac._version import __version__
 from fastjac.build import build_info
 from fastjac.differentiable import pull
 from fastjac.explain import explain
+from fastjac.harden import harden, train
 from fastjac.jacobian import jacobian, jacobian_norm, spectral_norm
 from fastjac.linearize import linearize
 from fastjac.penalties import (
@@ -20,15 +22,21 @@ from fastjac.penalties import (
 __all__ = [
     "JacobianReg",
     "__version__",
+    "attacks",
     "build_info",
     "cross_lipschitz_penalty",
+    "data",
     "explain",
+    "harden",
     "input_gradient_penalty",
     "jacobian",
     "jacobian_norm",
     "jacobian_penalty",
     "linearize",
+    "models",
     "penalty_from_graph",
     "pull",
+    "robustness",
     "spectral_norm",
+    "train",
 ]

@@ -13,7 +13,7 @@ from fastjac.forward import forward, locator, outside_inference_mode
 from fastjac.graph import Unsupported
 from fastjac.linearize import linearize
 from fastjac.rules.base import Rule
-from fastjac.rules.gated import GatedConvolution
+from fastjac.rules.gated import GatedLayer
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,7 @@ def explain(model: Callable[[Tensor], Tensor], x: Tensor) -> Explanation:
 
 
 def _step(rule: Rule) -> Step:
-    name = type(rule).__name__
-    if isinstance(rule, GatedConvolution):
-        name = rule.made_of()
+    name = rule.name if isinstance(rule, GatedLayer) else type(rule).__name__
     return Step(
         rule=name,
         runs=rule.describe(),

@@ -1,4 +1,4 @@
-"""Joins rules that run better together: gates with gates, convolutions with both."""
+"""Joins rules that run better together: gates with gates, layers with their gates."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from fastjac.native_conv import MOST_TAPS
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule
 from fastjac.rules.convolution import Convolution
-from fastjac.rules.gated import GatedConvolution
+from fastjac.rules.gated import GatedLayer, made_of
+from fastjac.rules.layout import Packed
+from fastjac.rules.linear import Linear
+from fastjac.rules.live import Live
 from fastjac.rules.pooling import Route
+
+#: The largest share of live outputs at which the gated kernels beat the dense product,
+#: measured by bench/density.py (bench/NOTES.md has the curves).
+MOST_LIVE = {Convolution: 0.75, Linear: 0.6}
 
 
 def fused(rules: list[Rule]) -> list[Rule]:
     """Return a chain of rules with the same map in fewer steps.
 
-    The order is that of the forward pass. ``[Convolution, Gate..., Route, Gate...]``
-    becomes one `GatedConvolution` where the native kernels can run it.
+    The order is that of the forward pass. ``[layer, Gate..., Route, Gate...]`` becomes
+    one `GatedLayer` where the native kernels can run it and enough outputs are dead.
     """
     rules = [rule for rule in rules if type(rule) is not Rule]
     joined: list[Rule] = []
@@ -28,57 +35,104 @@ def fused(rules: list[Rule]) -> list[Rule]:
         rule, position = _next(rules, position)
         joined.append(rule)
     for lower, upper in zip(joined, joined[1:], strict=False):
-        if isinstance(lower, GatedConvolution):
-            lower.feeds_gated = isinstance(upper, GatedConvolution)
+        if isinstance(lower, GatedLayer):
+            lower.feeds_gated = isinstance(upper, GatedLayer)
     return joined
 
 
 def _next(rules: list[Rule], start: int) -> tuple[Rule, int]:
     """Return the rule that begins at ``start``, and where the one behind it begins."""
-    rule = rules[start]
-    if isinstance(rule, Gate):
-        return _gates(rules, start)
-    if not isinstance(rule, Convolution) or not gateable(rule):
-        return rule, start + 1
+    layer = rules[start]
+    if isinstance(layer, Gate):
+        gate, stop = _gates(rules, start)
+        return gate or layer, stop
+    if not isinstance(layer, Convolution | Linear) or not gateable(layer):
+        return layer, start + 1
     gate, stop = _gates(rules, start + 1)
     route = rules[stop] if stop < len(rules) else None
-    if not isinstance(route, Route):
-        return rule, start + 1
-    pooled_gate, stop = _gates(rules, stop + 1)
-    out_shape = torch.Size((route.in_shape[0], *route.index.shape[1:]))
-    return (
-        GatedConvolution(rule, gate, route, pooled_gate, out_shape, feeds_gated=False),
-        stop,
-    )
+    behind = None
+    if isinstance(layer, Convolution) and isinstance(route, Route):
+        behind, stop = _gates(rules, stop + 1)
+    else:
+        route = None
+    gated = _gated(layer, gate, route, behind)
+    return (layer, start + 1) if gated is None else (gated, stop)
 
 
 def _gates(rules: list[Rule], start: int) -> tuple[Gate | None, int]:
-    """Multiply the gates that begin at ``start`` into one."""
+    """Multiply the gates that begin at ``start`` into one; return where they end."""
     stop = start
-    while stop < len(rules) and isinstance(rules[stop], Gate):
+    gates = []
+    while stop < len(rules) and isinstance(gate := rules[stop], Gate):
+        gates.append(gate)
         stop += 1
-    gates = [rule for rule in rules[start:stop] if isinstance(rule, Gate)]
     if len(gates) < 2:
         return (gates[0] if gates else None), stop
-    dtype = max((gate.values.dtype for gate in gates), key=_floating)
+    dtype = max((gate.values.dtype for gate in gates), key=_precision)
     factor = math.prod(
         (gate.factor(dtype) for gate in gates[1:]), start=gates[0].factor(dtype)
     )
     return Gate(factor, gates[0].shape), stop
 
 
-def _floating(dtype: torch.dtype) -> int:
+def _precision(dtype: torch.dtype) -> int:
     return dtype.itemsize if dtype.is_floating_point else 0
 
 
-def gateable(rule: Convolution) -> bool:
-    """Whether the native kernels can run a convolution."""
-    weight, geometry = rule.weight, rule.geometry
+def _gated(
+    layer: Convolution | Linear,
+    gate: Gate | None,
+    route: Route | None,
+    behind: Gate | None,
+) -> GatedLayer | None:
+    """Join a layer with what stands behind it; None if too much of it is live."""
+    if gate is None and route is None:
+        return None
+    planes = gate.shape if gate is not None else route.in_shape  # type: ignore[union-attr]
+    out_shape = planes
+    if route is not None:
+        out_shape = torch.Size((planes[0], *route.index.shape[1:]))
+    if _share(gate, route, behind, planes, out_shape) > MOST_LIVE[type(layer)]:
+        return None
+    packed = Packed(layer, planes, out_shape[2:].numel())
+    live = Live.listed(
+        packed.geometry, planes, out_shape, gate, route, behind, packed.weight
+    )
+    name = type(layer).__name__ + made_of(gate, route, behind)
+    return GatedLayer(layer, packed, live, name)
+
+
+def _share(
+    gate: Gate | None,
+    route: Route | None,
+    behind: Gate | None,
+    planes: torch.Size,
+    out_shape: torch.Size,
+) -> float:
+    """Return the share of a layer's outputs that are live, at most.
+
+    Behind a pool the gate before it is left out: mostly winners are alive.
+    """
+    if route is None:
+        return 1.0 if gate is None else gate.share()
+    pooled = out_shape.numel() / planes.numel()
+    return pooled * (1.0 if behind is None else behind.share())
+
+
+def gateable(layer: Convolution | Linear) -> bool:
+    """Whether the native kernels can run a layer."""
+    weight = layer.weight
+    if (
+        weight.device.type != "cpu"
+        or weight.dtype not in (torch.float32, torch.float64)
+        or not native.available()
+    ):
+        return False
+    if isinstance(layer, Linear):
+        return layer.scale == 1
+    geometry = layer.geometry
     return (
-        weight.device.type == "cpu"
-        and native.available()
-        and weight.dtype in (torch.float32, torch.float64)
-        and weight.dim() in (3, 4)
+        weight.dim() in (3, 4)
         and not geometry.transposed
         and geometry.groups == 1
         and weight.shape[2:].numel() <= MOST_TAPS

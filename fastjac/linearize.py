@@ -92,9 +92,7 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "DivBackward0": elementwise.div,
     "NativeBatchNormBackward0": elementwise.batch_norm,
     "CudnnBatchNormBackward0": elementwise.batch_norm,
-    "NativeDropoutBackward0": lambda arc: Gate(
-        arc.saved("result1") / (1 - arc.saved("p")), arc.out_shape
-    ),
+    "NativeDropoutBackward0": elementwise.gate(elementwise.dropped),
     # piecewise-linear activations
     "ReluBackward0": lambda arc: Gate(arc.saved("result"), arc.out_shape, step=True),
     "LeakyReluBackward0": elementwise.gate(elementwise.leaky),
@@ -102,6 +100,7 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "PreluKernelBackward0": elementwise.prelu,
     "HardtanhBackward0": elementwise.gate(elementwise.inside),
     "HardtanhBackward1": elementwise.gate(elementwise.inside),
+    "HardsigmoidBackward0": elementwise.gate(elementwise.hard_sigmoid),
     "ThresholdBackward0": elementwise.gate(
         lambda a: a.saved("self") > a.saved("threshold")
     ),
@@ -126,7 +125,6 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "CeluBackward0": elementwise.smooth(F.celu, "alpha"),
     "MishBackward0": elementwise.smooth(F.mish),
     "HardswishBackward0": elementwise.smooth(F.hardswish),
-    "HardsigmoidBackward0": elementwise.smooth(F.hardsigmoid),
     "TanhBackward0": elementwise.smooth_result(lambda result: 1 - result * result),
     "SigmoidBackward0": elementwise.smooth_result(lambda result: result * (1 - result)),
     "ExpBackward0": elementwise.smooth_result(lambda result: result),

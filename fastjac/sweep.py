@@ -56,7 +56,7 @@ class Gradients:
         if not rule.per_sample_weights or samples is None:
             return total
         if total.value is None:
-            total.value = torch.zeros_like(weight)
+            total.add(torch.zeros_like(weight))
         return Sum(samples.of(total.value))
 
     def result(self, weight: Tensor) -> Tensor | None:

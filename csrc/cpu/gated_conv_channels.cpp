@@ -4,15 +4,17 @@
 //   push    g[e, r]      = sum_{t} sum_i W[t, c(e), i] u[p'(p, t), r, i]
 //   weight  dW[t, c, i] += sum_{n, e: c(e) = c} sum_r g[e, r] u[p'(p(e), t), r, i]
 //
-// pull and push: a thread owns pixels. The sums of a tile, kRows rows by two vectors,
-// stay in registers over all taps and entries, so each multiply-add needs half a
-// broadcast and a tenth of a vector load. weight: a thread owns taps, so that no two
-// threads add to one place and the order of the additions does not depend on their
-// number; the rows of a tile stay in registers over the entries of a pixel.
+// pull and push: a thread owns pixels. The sums of a tile, up to twelve rows by two
+// vectors, stay in registers over all taps and entries, so each multiply-add needs half
+// a broadcast and a tenth of a vector load. weight: a thread owns (tap, tile) pairs, so
+// that no two threads add to one place and the order of the additions does not depend
+// on their number; the rows of a tile stay in registers over the entries of a pixel.
 //
-// A sample's working set (its input rows, its live rows, W) is meant to fit into L2:
-// for the second layer of the paper's MNIST network 250 + 63 + 205 kB.
-// Operations: 2 R C' an entry and tap, in each of the three passes.
+// Order of the loops. A sample's rows, its live rows and W are meant to fit into L2
+// (for the second layer of the paper's MNIST network 250 + 63 + 205 kB), so samples
+// come first. Where W alone is larger, tiles come first: then a panel of W stays in L2
+// over the samples. A linear layer is the case of one pixel and one tap. Operations: 2
+// R C' an entry and tap, in each of the three passes.
 #include "gated_conv.h"
 #include "simd.h"
 #include "window.h"
@@ -31,17 +33,37 @@ inline int tile_rows(std::int64_t rows, std::int64_t first) {
     return static_cast<int>(rows - first < most ? rows - first : most);
 }
 
-// Calls body(first row, Constant<rows>, first lane, Constant<vectors>) for each tile.
+// Vectors of a tile, and the bytes of W from which on tiles come before samples.
+constexpr int kTileVectors = 2;
+constexpr std::int64_t kLargeWeights = 384 * 1024;
+
+template <typename T>
+inline bool large_weights(const GatedConv<T>& p) {
+    return p.kernel_y * p.kernel_x * p.out_channels * p.weight_stride *
+               static_cast<std::int64_t>(sizeof(T)) >
+           kLargeWeights;
+}
+
+template <typename T>
+inline std::int64_t tile_count(const GatedConv<T>& p) {
+    const std::int64_t lanes = kTileVectors * kLanes<T>;
+    return (p.in_channels + lanes - 1) / lanes;
+}
+
+// Calls body(first row, Constant<rows>, first lane, Constant<vectors>) for a tile of
+// lanes, with all rows.
 template <typename T, typename Body>
-inline void each_tile(const GatedConv<T>& p, const Body& body) {
+inline void each_row_tile(const GatedConv<T>& p, std::int64_t tile, const Body& body) {
+    const std::int64_t lane = tile * kTileVectors * kLanes<T>;
+    const bool full = lane + kLanes<T> < p.in_channels;
     for (std::int64_t r = 0; r < p.row_count;) {
         const int rows = tile_rows(p.row_count, r);
         WithConstant<kRows>::call(rows, [&](auto kr) {
-            std::int64_t i = 0;
-            for (; i + kLanes<T> < p.in_channels; i += 2 * kLanes<T>) {
-                body(r, kr, i, Constant<2>{});
+            if (full) {
+                body(r, kr, lane, Constant<2>{});
+            } else {
+                body(r, kr, lane, Constant<1>{});
             }
-            if (i < p.in_channels) body(r, kr, i, Constant<1>{});
         });
         r += rows;
     }
@@ -144,9 +166,10 @@ inline void weight_tile(const GatedConv<T>& p, std::int32_t first, std::int32_t 
     }
 }
 
-// Adds what one tap and one sample contribute to the weights' gradient.
+// Adds what one sample contributes to the gradient of one tap's weights, for one tile.
 template <typename T>
-void weight_tap(const GatedConv<T>& p, std::int64_t n, std::int64_t tap) {
+void weight_of_tap(const GatedConv<T>& p, std::int64_t n, std::int64_t tap,
+                   std::int64_t tile) {
     const std::int64_t a = tap / p.kernel_x, b = tap % p.kernel_x;
     const std::int64_t outputs = p.out_channels * p.pooled_pixels;
     const std::int32_t* starts = p.starts + n * (p.out_height * p.out_width + 1);
@@ -163,10 +186,40 @@ void weight_tap(const GatedConv<T>& p, std::int64_t n, std::int64_t tap) {
             const std::int32_t end = starts[y * p.out_width + x + 1];
             if (first == end) continue;
             const T* input = input_at(p, n, in_y * p.in_width + in_x);
-            each_tile(p, [&](std::int64_t r, auto kr, std::int64_t i, auto kv) {
-                weight_tile<kr.of, kv.of>(p, first, end, channels, compact + r,
-                                          input + r * p.input_stride + i, gradient + i);
-            });
+            each_row_tile(
+                p, tile, [&](std::int64_t r, auto kr, std::int64_t i, auto kv) {
+                    weight_tile<kr.of, kv.of>(p, first, end, channels, compact + r,
+                                              input + r * p.input_stride + i,
+                                              gradient + i);
+                });
+        }
+    }
+}
+
+// Pulls to one input pixel the lanes of some tiles.
+template <typename T>
+void pull_pixel(const GatedConv<T>& p, std::int64_t n, std::int64_t pixel,
+                std::int64_t first_tile, std::int64_t end_tile) {
+    const std::int64_t outputs = p.out_channels * p.pooled_pixels;
+    Tap taps[kMostTaps];
+    const int count = readers_of(p, pixel / p.in_width, pixel % p.in_width, taps);
+    T* out = input_at(p, n, pixel);
+    for (std::int64_t tile = first_tile; tile < end_tile; ++tile) {
+        each_row_tile(p, tile, [&](std::int64_t r, auto kr, std::int64_t i, auto kv) {
+            pull_tile<kr.of, kv.of>(p, p.starts + n * (p.out_height * p.out_width + 1),
+                                    p.channels + n * outputs,
+                                    p.compact + n * outputs * p.compact_stride + r,
+                                    taps, count, p.weight + i,
+                                    out + r * p.input_stride + i);
+        });
+    }
+    if (end_tile < tile_count(p)) return;
+    // Lanes that no tile wrote, because C' needs fewer vectors than the layout has.
+    const std::int64_t written =
+        (p.in_channels + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+    for (std::int64_t r = 0; r < p.row_count; ++r) {
+        for (std::int64_t i = written; i < p.input_stride; ++i) {
+            out[r * p.input_stride + i] = 0;
         }
     }
 }
@@ -175,28 +228,21 @@ void weight_tap(const GatedConv<T>& p, std::int64_t n, std::int64_t tap) {
 
 template <typename T>
 void gated_conv_pull_channels(const GatedConv<T>& p) {
-    const std::int64_t outputs = p.out_channels * p.pooled_pixels;
-#pragma omp parallel for collapse(2) schedule(static)
-    for (std::int64_t n = 0; n < p.samples; ++n) {
-        for (std::int64_t pixel = 0; pixel < p.in_height * p.in_width; ++pixel) {
-            Tap taps[kMostTaps];
-            const int count =
-                readers_of(p, pixel / p.in_width, pixel % p.in_width, taps);
-            T* out = input_at(p, n, pixel);
-            each_tile(p, [&](std::int64_t r, auto kr, std::int64_t i, auto kv) {
-                pull_tile<kr.of, kv.of>(
-                    p, p.starts + n * (p.out_height * p.out_width + 1),
-                    p.channels + n * outputs,
-                    p.compact + n * outputs * p.compact_stride + r, taps, count,
-                    p.weight + i, out + r * p.input_stride + i);
-            });
-            // Lanes that no tile wrote, because C' needs fewer vectors than the layout.
-            const std::int64_t written =
-                (p.in_channels + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-            for (std::int64_t r = 0; r < p.row_count; ++r) {
-                for (std::int64_t i = written; i < p.input_stride; ++i) {
-                    out[r * p.input_stride + i] = 0;
+    const std::int64_t pixels = p.in_height * p.in_width, tiles = tile_count(p);
+    if (large_weights(p)) {
+#pragma omp parallel for collapse(3) schedule(static)
+        for (std::int64_t tile = 0; tile < tiles; ++tile) {
+            for (std::int64_t n = 0; n < p.samples; ++n) {
+                for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
+                    pull_pixel(p, n, pixel, tile, tile + 1);
                 }
+            }
+        }
+    } else {
+#pragma omp parallel for collapse(2) schedule(static)
+        for (std::int64_t n = 0; n < p.samples; ++n) {
+            for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
+                pull_pixel(p, n, pixel, 0, tiles);
             }
         }
     }
@@ -242,12 +288,23 @@ void gated_conv_push_channels(const GatedConv<T>& p) {
 
 template <typename T>
 void gated_conv_weight_channels(const GatedConv<T>& p) {
-    const std::int64_t taps = p.kernel_y * p.kernel_x;
+    const std::int64_t tiles = tile_count(p), tasks = p.kernel_y * p.kernel_x * tiles;
+    if (large_weights(p)) {
+#pragma omp parallel for schedule(static)
+        for (std::int64_t task = 0; task < tasks; ++task) {
+            for (std::int64_t n = 0; n < p.samples; ++n) {
+                weight_of_tap(p, n, task / tiles, task % tiles);
+            }
+        }
+        return;
+    }
 #pragma omp parallel
     for (std::int64_t n = 0; n < p.samples; ++n) {
-        // Every thread meets the same taps for every sample, so nobody has to wait.
+        // Every thread meets the same tasks for every sample, so nobody has to wait.
 #pragma omp for schedule(static) nowait
-        for (std::int64_t tap = 0; tap < taps; ++tap) weight_tap(p, n, tap);
+        for (std::int64_t task = 0; task < tasks; ++task) {
+            weight_of_tap(p, n, task / tiles, task % tiles);
+        }
     }
 }
 

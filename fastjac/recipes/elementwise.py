@@ -80,6 +80,19 @@ def leaky(arc: Arc) -> Tensor:
     return slope.masked_fill_(kept > 0, 1)
 
 
+def dropped(arc: Arc) -> Tensor:
+    """Dropout as one operation: the mask of what was kept, scaled up."""
+    mask = arc.saved("result1").to(meta(arc.target).dtype)
+    keep = 1 - float(arc.saved("p"))
+    return mask / keep if keep > 0 else mask
+
+
+def hard_sigmoid(arc: Arc) -> Tensor:
+    """Slope 1/6 strictly between -3 and 3."""
+    kept = arc.saved("self")
+    return (kept.abs() < 3).to(kept.dtype) / 6
+
+
 def inside(arc: Arc) -> Tensor:
     """Hardtanh and ReLU6: 1 strictly between the bounds."""
     kept = arc.saved("self")

@@ -26,6 +26,11 @@ class Gate(Rule):
             return (self.values > 0).to(dtype)
         return self.values.to(dtype)
 
+    def share(self) -> float:
+        """Return the share of the gate that is open, that is, not zero."""
+        is_open = self.values > 0 if self.step else self.values != 0
+        return float(is_open.count_nonzero()) / max(1, is_open.numel())
+
     def pull(self, rows: Tensor) -> Tensor:
         return rows * self.factor(rows.dtype)
 

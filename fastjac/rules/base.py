@@ -19,8 +19,9 @@ Rules hold tensors, never autograd nodes' names: those are known to linearize.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -89,22 +90,44 @@ class Sum:
     """A sum over chunks whose first term needs no zeros to be added to."""
 
     def __init__(self, value: Tensor | None = None) -> None:
-        self.value = value
+        self._value = value
+        self._scratch: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None
+
+    @property
+    def value(self) -> Tensor | None:
+        """The sum so far; None if nothing was added."""
+        if self._scratch is not None:
+            buffer, unpack = self._scratch
+            self._scratch = None
+            self.add(unpack(buffer))
+        return self._value
 
     def add(self, term: Tensor) -> None:
         """Add ``term``, which the sum may keep."""
-        if self.value is None:
-            self.value = term
+        if self._value is None:
+            self._value = term
         else:
-            self.value.add_(term)
+            self._value.add_(term)
 
     def add_product(self, left: Tensor, right: Tensor, scale: float = 1.0) -> None:
         """Add ``scale * left @ right``."""
-        if self.value is None:
+        if self._value is None:
             product = left @ right
-            self.value = product if scale == 1 else product.mul_(scale)
+            self._value = product if scale == 1 else product.mul_(scale)
         else:
-            self.value.addmm_(left, right, alpha=scale)
+            self._value.addmm_(left, right, alpha=scale)
+
+    def buffer(self, like: Tensor, unpack: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return a tensor that starts as zeros, for kernels that add in place.
+
+        Its layout is the kernel's own; ``unpack`` turns it into a term of the sum when
+        the sum is asked for. A later call with another layout gets a buffer of its own.
+        """
+        if self._scratch is not None and self._scratch[0].shape != like.shape:
+            self.value  # noqa: B018, flushes the other layout's buffer
+        if self._scratch is None:
+            self._scratch = torch.zeros_like(like), unpack
+        return self._scratch[0]
 
 
 Sums = Sequence[Sum | None]

@@ -1,0 +1,129 @@
+"""How the native kernels want weights and rows in memory; see csrc/cpu/gated_conv.h."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastjac import native_conv
+from fastjac.rules.convolution import Convolution
+from fastjac.rules.linear import Linear
+
+#: Bytes of the widest vector; strides of layouts are multiples of it.
+VECTOR_BYTES = 64
+
+
+class Packed:
+    """A layer's geometry and its weights, (taps, C, lanes of C'), for the kernels."""
+
+    def __init__(
+        self, layer: Convolution | Linear, planes: torch.Size, pooled_pixels: int
+    ) -> None:
+        weight = layer.weight
+        self.shape = weight.shape
+        self.rank = weight.dim() - 2
+        self.lanes = VECTOR_BYTES // weight.itemsize
+        self.in_shape = self._in_shape(layer)
+        self.in_channels = self.in_shape[0]
+        self.geometry = self._geometry(layer, planes, pooled_pixels)
+        taps = weight.flatten(2).permute(2, 0, 1) if self.rank else weight.unsqueeze(0)
+        stride = padded(self.in_channels, self.lanes)
+        if stride == self.in_channels and taps.is_contiguous():
+            self.weight = taps
+        else:
+            self.weight = weight.new_zeros(*taps.shape[:2], stride)
+            self.weight[..., : self.in_channels] = taps
+
+    def _in_shape(self, layer: Convolution | Linear) -> tuple[int, int, int]:
+        """Return (C', H', W'); a signal of one dimension has H' = 1."""
+        if isinstance(layer, Linear):
+            return layer.weight.shape[1], 1, 1
+        return layer.in_shape[1], *_pair(layer.in_shape[2:], 1)
+
+    def _geometry(
+        self, layer: Convolution | Linear, planes: torch.Size, pooled_pixels: int
+    ) -> Any:
+        linear = isinstance(layer, Linear)
+        g = None if linear else layer.geometry  # type: ignore[union-attr]
+        return native_conv.conv_geometry(
+            in_channels=self.in_channels,
+            out_channels=self.shape[0],
+            in_size=self.in_shape[1:],
+            out_size=_pair(planes[2:], 1),
+            pooled_pixels=pooled_pixels,
+            kernel=_pair(self.shape[2:], 1),
+            stride=_pair(g.stride if g else (), 1),
+            padding=_pair(g.padding if g else (), 0),
+            dilation=_pair(g.dilation if g else (), 1),
+        )
+
+    def unpacked(self, packed: Tensor) -> Tensor:
+        """Return a gradient laid out as the weight is."""
+        taps = packed[..., : self.in_channels]
+        return (taps.permute(1, 2, 0) if self.rank else taps[0]).reshape(self.shape)
+
+
+class InputLayout:
+    """The layout of R rows at a gated layer's input, tensors of shape (R, n, C', ...).
+
+    Vectors hold channels, or rows where there are few channels. Behind C' or R stands
+    padding up to whole vectors.
+    """
+
+    def __init__(self, packed: Packed, count: int) -> None:
+        channels, lanes = packed.in_channels, packed.lanes
+        self.packed, self.count = packed, count
+        fill_of_rows = count / padded(count, lanes)
+        self.lanes_are_rows = fill_of_rows > channels / padded(channels, lanes)
+        self.stride = padded(count if self.lanes_are_rows else channels, lanes)
+        self.compact_stride = self.stride if self.lanes_are_rows else count
+        _, height, width = packed.in_shape
+        if self.lanes_are_rows:
+            pixel, row, channel = channels * self.stride, 1, self.stride
+        else:
+            pixel, row, channel = count * self.stride, self.stride, 1
+        self.sample = height * width * pixel
+        spatial = (width * pixel, pixel)[2 - packed.rank :]
+        self.strides = (row, self.sample, channel, *spatial)
+
+    def empty(self, like: Tensor) -> Tensor:
+        """Return an uninitialised tensor for the samples of ``like``."""
+        return self._view(like.new_empty(like.shape[1] * self.sample), like.shape[1])
+
+    def of(self, tangents: Tensor) -> Tensor:
+        """Return tangents in this layout, copied only if they are in another."""
+        if self._holds(tangents):
+            return tangents
+        samples = tangents.shape[1]
+        laid_out = self._view(tangents.new_zeros(samples * self.sample), samples)
+        return laid_out.copy_(tangents)
+
+    def _view(self, buffer: Tensor, samples: int) -> Tensor:
+        spatial = self.packed.in_shape[3 - self.packed.rank :]
+        shape = (self.count, samples, self.packed.in_channels, *spatial)
+        return buffer.as_strided(shape, self.strides)
+
+    def _holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor has these strides and its storage the padding behind."""
+        same = all(
+            size == 1 or have == want
+            for size, have, want in zip(
+                tensor.shape, tensor.stride(), self.strides, strict=True
+            )
+        )
+        room = tensor.untyped_storage().nbytes() // tensor.itemsize
+        elements = tensor.shape[1] * self.sample
+        return same and tensor.storage_offset() + elements <= room
+
+
+def padded(count: int, lanes: int) -> int:
+    """Return ``count`` rounded up to whole vectors."""
+    return -(-count // lanes) * lanes
+
+
+def _pair(values: Any, fill: int) -> tuple[int, int]:
+    """Return two spatial values, filled up in front for fewer dimensions."""
+    first, second = ((fill, fill) + tuple(values))[-2:]
+    return first, second
