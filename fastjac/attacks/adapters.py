@@ -225,5 +225,5 @@ class _Art(nn.Module):
         self.training = False
 
     def forward(self, x: Tensor) -> Tensor:
-        x, _ = self._classifier._apply_preprocessing(x, y=None, fit=False)
+        x, _ = self._classifier._apply_preprocessing(x, None, no_grad=False)
         return self._classifier._model(x)[-1]

@@ -128,14 +128,14 @@ def _show(axes: Any, image: Tensor, scale: Tensor | None) -> None:
     if scale is not None:
         if len(image) == 1:
             limit = scale.item()
-            axes.imshow(image[0], cmap="RdBu_r", vmin=-limit, vmax=limit)
+            axes.imshow(image[0].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
             return
         image = 0.5 + image / (2 * scale)
     image = image.clamp(0, 1)
     if len(image) == 1:
-        axes.imshow(image[0], cmap="gray_r", vmin=0, vmax=1)
+        axes.imshow(image[0].numpy(), cmap="gray_r", vmin=0, vmax=1)
     else:
-        axes.imshow(image.permute(1, 2, 0))
+        axes.imshow(image.permute(1, 2, 0).numpy())
 
 
 def _figure(width: float, height: float) -> Any:
