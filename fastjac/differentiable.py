@@ -103,7 +103,7 @@ class _SquaredNorms(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.saved_tensors  # raises if a weight was changed in place since forward
+        _ = ctx.saved_tensors  # raises if a weight was changed in place meanwhile
         sweep = ctx.sweep
         _, found, seeds_gradient = sweep.squared_norms_and_gradients(
             _wanted(ctx, sweep), ctx.needs_input_grad[1], scale=upstream
@@ -120,7 +120,7 @@ class _Pull(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.saved_tensors  # raises if a weight was changed in place since forward
+        _ = ctx.saved_tensors  # raises if a weight was changed in place meanwhile
         sweep = ctx.sweep
         found, seeds_gradient = sweep.row_gradients(
             upstream, _wanted(ctx, sweep), ctx.needs_input_grad[1]
@@ -130,7 +130,9 @@ class _Pull(torch.autograd.Function):
 
 def _wanted(ctx: _Context, sweep: Sweep) -> list[Tensor]:
     weights = sweep.linearization.weights
-    return [w for w, needs in zip(weights, ctx.needs_input_grad[2:]) if needs]
+    return [
+        w for w, needs in zip(weights, ctx.needs_input_grad[2:], strict=True) if needs
+    ]
 
 
 def _placed(ctx: _Context, found: list[Tensor | None]) -> list[Tensor | None]:
@@ -154,7 +156,7 @@ def _returned(
 
 
 class _Final(torch.autograd.Function):
-    """The gradient itself, as a function of the inputs that cannot be differentiated."""
+    """A gradient as a function of its inputs, which cannot be differentiated."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, *inputs: Tensor) -> Tensor:

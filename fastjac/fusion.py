@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 
@@ -34,7 +35,7 @@ def fused(rules: list[Rule]) -> list[Rule]:
     while position < len(rules):
         rule, position = _next(rules, position)
         joined.append(rule)
-    for lower, upper in zip(joined, joined[1:], strict=False):
+    for lower, upper in pairwise(joined):
         if isinstance(lower, GatedLayer):
             lower.feeds_gated = isinstance(upper, GatedLayer)
     return joined

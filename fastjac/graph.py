@@ -46,10 +46,12 @@ class Arc:
 
     @property
     def in_shape(self) -> torch.Size:
+        """Shape of ``source``."""
         return torch.Size(meta(self.source).shape)
 
     @property
     def out_shape(self) -> torch.Size:
+        """Shape of ``target``."""
         return torch.Size(meta(self.target).shape)
 
 

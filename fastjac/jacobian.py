@@ -18,7 +18,10 @@ def jacobian(
     """Return the Jacobian of the logits at each sample, differentiable in the weights.
 
     Args:
-        model, x, chunk, backend: as in `fastjac.jacobian_penalty`.
+        model: as in `fastjac.jacobian_penalty`, and so are x, chunk and backend.
+        x: (N, ...), floating point.
+        chunk: how many (sample, row) pairs to hold at once; None to choose.
+        backend: "auto", "fused" or "autograd".
 
     Returns:
         (N, K, *x.shape[1:]): entry [i, k] is ``d z_k(x_i) / d x_i``.
@@ -46,7 +49,10 @@ def jacobian_norm(
     """Return the Frobenius norm of the Jacobian at each sample, ``||J(x_i)||_F``.
 
     Args:
-        model, x, chunk, backend: as in `fastjac.jacobian_penalty`.
+        model: as in `fastjac.jacobian_penalty`, and so are x, chunk and backend.
+        x: (N, ...), floating point.
+        chunk: how many (sample, row) pairs to hold at once; None to choose.
+        backend: "auto", "fused" or "autograd".
 
     Returns:
         (N,), a measurement: no gradient is computed and none flows. Use
@@ -82,8 +88,10 @@ def spectral_norm(
     largest singular value is simple.
 
     Args:
-        model, x, chunk, backend: as in `fastjac.jacobian_penalty`. The K rows of as
-            many samples as fit ``chunk`` are held at once, at least one sample.
+        model: as in `fastjac.jacobian_penalty`.
+        x: (N, ...), floating point.
+        chunk: how many (sample, row) pairs to hold at once; None to choose.
+        backend: "auto", "fused" or "autograd".
 
     Returns:
         (N,), differentiable.

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastjac import native
 
 if TYPE_CHECKING:
-    from fastjac.rules.gated import Live
+    from fastjac.rules.live import Live
 
 #: The most taps that a window may have (``kMostTaps`` in csrc/cpu/gated_conv.h).
 MOST_TAPS = 256
@@ -63,9 +63,10 @@ def live_list(
 
     Args:
         live: holds the arrays to fill.
-        gate: (N, C, ...) at the convolution's outputs, or None for all open.
+        gate: (N, C, ...) at the layer's outputs, or None for all open.
         step: whether ``gate`` opens where it is positive; else it is a factor.
-        pooled_gate, pooled_step: the same behind the pool.
+        pooled_gate: the same behind the pool.
+        pooled_step: the same for ``pooled_gate``.
     """
     native.module().live_list(
         geometry=live.geometry,
@@ -134,6 +135,9 @@ def gated_conv(
         compact: (n C Q, stride), rows of the live entries.
         input: rows in the layout that ``lanes_are_rows`` and ``input_stride`` say.
         row_count: R.
+        lanes_are_rows: which of the two layouts ``input`` has.
+        input_stride: elements from one row, or channel, to the next.
+        weight_gradient: shaped like ``weight``.
 
     Raises:
         ValueError: the dtypes differ.

@@ -114,8 +114,12 @@ def penalty_from_graph(
     Args:
         logits: (N, K), computed from ``x``, before backward() is called on them.
         x: (N, ...), required grad when ``logits`` were computed.
-        reduction, class_weights, projections, generator, chunk, backend: as in
-            `jacobian_penalty`.
+        reduction: as in `jacobian_penalty`.
+        class_weights: as in `jacobian_penalty`.
+        projections: as in `jacobian_penalty`.
+        generator: as in `jacobian_penalty`.
+        chunk: as in `jacobian_penalty`.
+        backend: as in `jacobian_penalty`.
 
     Returns:
         A scalar, or (N,) for ``reduction="none"``.
@@ -165,8 +169,12 @@ def cross_lipschitz_penalty(
     The closed form takes K - 1 rows instead of K (K - 1) / 2 differences.
 
     Args:
-        model, x, chunk, backend, return_logits: as in `jacobian_penalty`.
+        model: as in `jacobian_penalty`.
+        x: (N, ...), floating point.
         reduction: "sum", "mean", "frobenius" (``sqrt(sum_i P_i)``) or "none".
+        chunk: as in `jacobian_penalty`.
+        backend: as in `jacobian_penalty`.
+        return_logits: as in `jacobian_penalty`.
 
     Returns:
         A scalar, or (N,) for "none"; with ``return_logits`` also the logits.
@@ -202,14 +210,19 @@ def input_gradient_penalty(
 ) -> Any:
     """Return the squared norm of the cross-entropy's input gradient (eq. 5).
 
-    ``P_i = ||d CE(z(x_i), y_i) / d x_i||^2 = ||J(x_i)^T (softmax(z) - onehot(y_i))||^2``
+    ``P_i = ||d CE(z(x_i), y_i) / d x_i||^2
+    = ||J(x_i)^T (softmax(z) - onehot(y_i))||^2``
     (Ross and Doshi-Velez, 2018): one row a sample, whose seed depends on the weights
     and carries gradient too.
 
     Args:
-        model, x, chunk, backend, return_logits: as in `jacobian_penalty`.
+        model: as in `jacobian_penalty`.
+        x: (N, ...), floating point.
         y: (N,) integer labels from 0 to K - 1.
         reduction: "sum", "mean", "frobenius" (``sqrt(sum_i P_i)``) or "none".
+        chunk: as in `jacobian_penalty`.
+        backend: as in `jacobian_penalty`.
+        return_logits: as in `jacobian_penalty`.
 
     Returns:
         A scalar, or (N,) for "none"; with ``return_logits`` also the logits.

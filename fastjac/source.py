@@ -13,9 +13,9 @@ from torch import Tensor
 
 from fastjac import checks, reference
 from fastjac.differentiable import pull, squared_norms, total_squared_norm
-from fastjac.graph import connecting_arcs
+from fastjac.graph import Unsupported, connecting_arcs
 from fastjac.linearization import Linearization
-from fastjac.linearize import Unsupported, linearize
+from fastjac.linearize import linearize
 
 
 class Rows(Protocol):
@@ -38,12 +38,15 @@ class FusedRows:
         self.linearization = linearization
 
     def pull(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        """See `Rows`."""
         return pull(self.linearization, seeds, chunk)
 
     def squared_norms(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        """See `Rows`."""
         return squared_norms(self.linearization, seeds, chunk)
 
     def total(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        """See `Rows`."""
         return total_squared_norm(self.linearization, seeds, chunk)
 
 
@@ -54,16 +57,18 @@ class AutogradRows:
         self.logits, self.x = logits, x
 
     def pull(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        """See `Rows`."""
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
-            rows = reference.pull(self.logits, self.x, seeds, create_graph=create_graph)
-        return rows
+            return reference.pull(self.logits, self.x, seeds, create_graph=create_graph)
 
     def squared_norms(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        """See `Rows`."""
         rows = self.pull(seeds).flatten(1)
         return rows.to(torch.promote_types(rows.dtype, torch.float32)).square().sum(1)
 
     def total(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        """See `Rows`."""
         return self.squared_norms(seeds).sum()
 
 
@@ -71,6 +76,8 @@ def open_rows(logits: Tensor, x: Tensor, backend: str, locate: Any = None) -> Ro
     """Return the rows of ``logits`` with respect to ``x``.
 
     Args:
+        logits: (N, K).
+        x: (N, ...), which they were computed from.
         backend: "auto" falls back to autograd with one warning a kind of node, "fused"
             raises instead, "autograd" asks for the reference.
         locate: called without arguments where there is no rule for a node; returns a
@@ -93,8 +100,8 @@ def open_rows(logits: Tensor, x: Tensor, backend: str, locate: Any = None) -> Ro
         )
         if backend == "fused":
             raise NotImplementedError(
-                f"{message}. Replace that operation, or use backend='auto' to fall back "
-                "to autograd"
+                f"{message}. Replace that operation, or use backend='auto' to fall "
+                "back to autograd"
             ) from None
         checks.warn_once(
             f"fallback {missing.name} {missing.reason}",

@@ -55,9 +55,11 @@ class Gradients:
         total = self.sums.setdefault(id(weight), Sum())
         if not rule.per_sample_weights or samples is None:
             return total
-        if total.value is None:
-            total.add(torch.zeros_like(weight))
-        return Sum(samples.of(total.value))
+        whole = total.value
+        if whole is None:
+            whole = torch.zeros_like(weight)
+            total.add(whole)
+        return Sum(samples.of(whole))
 
     def result(self, weight: Tensor) -> Tensor | None:
         """Return the gradient of one weight, None if it was not wanted."""

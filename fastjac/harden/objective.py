@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastjac import penalties
-from fastjac.attacks import fgsm
+from fastjac.attacks.fgsm import fgsm
 from fastjac.harden.modes import evaluating
 
 Penalty = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -41,7 +41,7 @@ def scale(arc: Arc, factor: Tensor) -> Rule:
 
 
 def batch_norm(arc: Arc) -> Rule:
-    """BatchNorm in eval mode: a scale a channel, which carries gradient to its weight."""
+    """BatchNorm in eval mode: a scale a channel, with gradient to its weight."""
     if arc.argument != 0:
         raise Unsupported(arc.node, "a scale or shift that depends on x")
     if arc.saved("training"):

@@ -27,8 +27,8 @@ def number(value: Any) -> float:
 def addmm(arc: Arc) -> Rule | list[Rule]:
     """``beta * bias + alpha * mat1 @ mat2``, as nn.Linear."""
     if arc.argument == 0:
-        scale = Factor(number(arc.saved("beta")))
-        return [Expand(arc.in_shape, arc.out_shape), scale]
+        beta = Factor(number(arc.saved("beta")))
+        return [Expand(arc.in_shape, arc.out_shape), beta]
     bilinear(arc, 1, 2)
     scale = number(arc.saved("alpha"))
     if arc.argument == 1:
@@ -55,8 +55,8 @@ def bmm(arc: Arc) -> Rule:
 def baddbmm(arc: Arc) -> Rule | list[Rule]:
     """A batch of matrix products, added to a tensor."""
     if arc.argument == 0:
-        scale = Factor(number(arc.saved("beta")))
-        return [Expand(arc.in_shape, arc.out_shape), scale]
+        beta = Factor(number(arc.saved("beta")))
+        return [Expand(arc.in_shape, arc.out_shape), beta]
     bilinear(arc, 1, 2)
     scale = number(arc.saved("alpha"))
     if arc.argument == 1:

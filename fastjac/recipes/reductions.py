@@ -19,7 +19,7 @@ def route(spatial: int, saved: str = "result1") -> Callable[[Arc], Rule]:
 
 
 def avg_pool(forward: Any, backward: Any) -> Callable[[Arc], Rule]:
-    """torch's average pool of one kind."""
+    """One of torch's average pools."""
     options = (
         "kernel_size",
         "stride",
@@ -44,6 +44,8 @@ def avg_pool(forward: Any, backward: Any) -> Callable[[Arc], Rule]:
 def adaptive_avg_pool(
     forward: Any, backward: Any, spatial: int
 ) -> Callable[[Arc], Rule]:
+    """One of torch's adaptive average pools."""
+
     def rule(arc: Arc) -> Rule:
         size = arc.out_shape[-spatial:]
         return Folded(lambda u: forward(u, size), backward, arc.in_shape, "average")

@@ -137,7 +137,7 @@ def write_into(arc: Arc) -> Rule:
     would miss their gradient.
     """
     with torch.enable_grad():
-        now = torch.zeros(1, requires_grad=True).neg().grad_fn
+        now: Any = torch.zeros(1, requires_grad=True).neg().grad_fn
         rows = [
             torch.randn(m.shape, dtype=m.dtype, device=m.device)
             for m in metas(arc.node)

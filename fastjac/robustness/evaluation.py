@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fastjac import checkpoint as files
-from fastjac.attacks import deepfool, jsma, pgd
 from fastjac.attacks.arguments import Bounds, Model, check_amount, check_count
+from fastjac.attacks.deepfool import deepfool
 from fastjac.attacks.expansion import evaluation_mode
 from fastjac.attacks.fgsm import loss_direction
+from fastjac.attacks.jsma import jsma
+from fastjac.attacks.pgd import pgd
 from fastjac.attacks.search import bar
 from fastjac.jacobian import jacobian_norm
 from fastjac.robustness.geometry import geometry

@@ -1,0 +1,1 @@
+"""The linear maps that a network consists of: one file a family of layers."""

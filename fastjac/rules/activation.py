@@ -34,7 +34,8 @@ class Gate(Rule):
     def pull(self, rows: Tensor) -> Tensor:
         return rows * self.factor(rows.dtype)
 
-    push = pull
+    def push(self, tangents: Tensor) -> Tensor:
+        return self.pull(tangents)
 
     def narrow(self, samples: Samples) -> Gate:
         values = samples.of_broadcast(self.values, len(self.shape))
@@ -47,8 +48,8 @@ class Gate(Rule):
 class Scale(Rule):
     """``v = s o u`` where the factor ``s`` may carry gradient to what it was made of.
 
-    ``s`` broadcasts against ``u``. With ``s = sigma'(u)`` of a smooth activation this is
-    the second-order term: dP/ds is handed to autograd, which multiplies by sigma''.
+    ``s`` broadcasts against ``u``. With ``s = sigma'(u)`` of a smooth activation this
+    is the second-order term: dP/ds goes to autograd, which multiplies by sigma''.
     """
 
     def __init__(self, factor: Tensor, shape: torch.Size) -> None:
@@ -60,7 +61,8 @@ class Scale(Rule):
     def pull(self, rows: Tensor) -> Tensor:
         return rows * self.factor
 
-    push = pull
+    def push(self, tangents: Tensor) -> Tensor:
+        return self.pull(tangents)
 
     def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
         (total,) = sums

@@ -125,5 +125,5 @@ def padded(count: int, lanes: int) -> int:
 
 def _pair(values: Any, fill: int) -> tuple[int, int]:
     """Return two spatial values, filled up in front for fewer dimensions."""
-    first, second = ((fill, fill) + tuple(values))[-2:]
+    first, second = (fill, fill, *values)[-2:]
     return first, second

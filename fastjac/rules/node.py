@@ -13,7 +13,7 @@ from fastjac.rules.base import Rule
 
 
 class Node(Rule):
-    """``pull`` calls the node that autograd recorded; ``push`` is that call's transpose.
+    """``pull`` calls the node that autograd recorded, ``push`` transposes that call.
 
     One call a row, of the whole batch: exact for every linear operation (padding
     modes, interpolation, indexing, writes into slices), and the way for those that are

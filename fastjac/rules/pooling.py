@@ -47,7 +47,7 @@ class Route(Rule):
 
 
 class Choose(Rule):
-    """``v = u`` gathered along ``dim`` at ``index`` (keepdim form): max(dim) and kin."""
+    """``u`` gathered along ``dim`` at ``index``, keeping the dimension: max(dim)."""
 
     def __init__(self, index: Tensor, dim: int, size: int) -> None:
         self.index, self.dim, self.size = index, dim, size

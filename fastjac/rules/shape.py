@@ -149,4 +149,5 @@ class Factor(Rule):
     def pull(self, rows: Tensor) -> Tensor:
         return rows * self.factor
 
-    push = pull
+    def push(self, tangents: Tensor) -> Tensor:
+        return self.pull(tangents)
