@@ -401,7 +401,6 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
             nn.CELU,
             nn.Mish,
             nn.Hardswish,
-            nn.Hardsigmoid,
             nn.Tanh,
             nn.Sigmoid,
         )
@@ -409,7 +408,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "smooth exp": (of(lambda x: torch.exp(x)), IMAGE),
     "tanh gelu": (lambda: nn.GELU(approximate="tanh"), IMAGE),
     "elu in place": (
-        lambda: nn.Sequential(nn.Linear(9, 9), nn.ELU(0.7, inplace=True)),
-        LINE,
+        lambda: nn.Sequential(nn.Linear(12, 9), nn.ELU(0.7, inplace=True)),
+        (12,),
     ),
 }

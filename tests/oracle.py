@@ -114,13 +114,13 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def error(got: Tensor, expected: Tensor) -> float:
+def error(got: Tensor, expected: Tensor, scale: float | None = None) -> float:
     """max |got - expected| / max |expected|: relative to the largest entry.
 
-    Where everything expected is zero the absolute error is returned.
+    With ``scale`` given, relative to that. Relative to zero, the absolute error.
     """
     difference = (got.detach().double() - expected.detach().double()).abs().max().item()
-    largest = expected.detach().abs().max().item()
+    largest = expected.detach().abs().max().item() if scale is None else scale
     return difference / largest if largest > 0 else difference
 
 

@@ -11,7 +11,15 @@ from __future__ import annotations
 import oracle
 import pytest
 import torch
-from checks import PATHS, assert_close, compare, forward, names, path_missing, take_path
+from checks import (
+    PATHS,
+    assert_close,
+    assert_gradients,
+    compare,
+    forward,
+    path_missing,
+    take_path,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Drawn, networks
@@ -79,8 +87,7 @@ def test_other_penalties_of_any_network_equal_the_oracle(
                 got = fastjac.input_gradient_penalty(model, x, y, **options)
             found = oracle.gradients(got, oracle.trainable(model))
         assert_close(got, value, torch.float64, f"{path} value")
-        for name, g, e in zip(names(model), found, expected, strict=True):
-            assert_close(g, e, torch.float64, f"{path} gradient of {name}")
+        assert_gradients(found, expected, model, torch.float64, path)
 
 
 @settings(max_examples=40)
@@ -104,5 +111,4 @@ def test_jacobian_of_any_network_equals_the_oracle_and_is_differentiable(
         assert_close(got, expected, torch.float64, f"{path} jacobian")
         frobenius = expected.flatten(1).norm(dim=1)
         assert_close(norms, frobenius, torch.float64, f"{path} norms")
-        for name, g, e in zip(names(model), found, wanted, strict=True):
-            assert_close(g, e, torch.float64, f"{path} gradient of {name}")
+        assert_gradients(found, wanted, model, torch.float64, path)

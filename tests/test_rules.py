@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import oracle
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import PATHS, compare, seeded_build
-from layer_table import LAYERS
+from checks import PATHS, assert_same, compare, leaf_and_logits, seeded_build
+from layer_table import LAYERS, Function
 from torch import Tensor, nn
+
+import fastjac
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 
@@ -77,3 +80,16 @@ def test_layer_directly_at_the_input_of_a_single_sample(name: str) -> None:
     if name in {"squeeze"}:
         x = torch.randn(2, *shape).double()
     compare(seeded_build(network), x, seed=3, paths=PATHS, dtypes=[torch.float64])
+
+
+def test_hardsigmoid_equals_its_formula() -> None:
+    """Torch cannot differentiate hardsigmoid twice, so the oracle gets relu6 / 6."""
+    x = torch.randn(3, 5, dtype=torch.float64)
+    fused = nn.Sequential(nn.Linear(5, 6), nn.Hardsigmoid(), nn.Linear(6, 3)).double()
+    with torch.no_grad():
+        fused[0].weight.mul_(6)
+    formula = nn.Sequential(fused[0], Function(lambda u: F.relu6(u + 3) / 6), fused[2])
+    leaf, logits = leaf_and_logits(formula, x)
+    expected = oracle.jacobian_squares(logits, leaf).sum()
+    got = fastjac.jacobian_penalty(fused, x, reduction="sum", backend="fused")
+    assert_same(got, expected, fused)
