@@ -146,8 +146,7 @@ class RobustnessReport:
         """Read what `save` wrote; without examples."""
         found = json.loads(Path(path).read_text())
         per_sample = {
-            name: _tensor(values)
-            for name, values in found.pop("per_sample").items()
+            name: _tensor(values) for name, values in found.pop("per_sample").items()
         }
         for name in ("fgsm", "pgd"):
             found[name] = {pair["eps"]: pair["accuracy"] for pair in found[name]}
