@@ -10,6 +10,7 @@ from typing import Any
 import oracle
 import pytest
 import torch
+from networks import weight_of
 from torch import Tensor, nn
 
 import fastjac
@@ -65,7 +66,7 @@ def assert_gradients(
     of it has no scale of its own.
     """
     named = [n for n, p in model.named_parameters() if p.requires_grad]
-    weights = [name.partition(".parametrizations.")[0] for name in named]
+    weights = [weight_of(name) for name in named]
     largest: dict[str, float] = {}
     for weight, gradient in zip(weights, expected, strict=True):
         entry = gradient.abs().max().item()

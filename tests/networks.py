@@ -86,13 +86,21 @@ class Drawn:
             randomise_statistics(model)
         for module in model.modules():
             module.train("Dropout" in type(module).__name__)
-        for index, parameter in enumerate(model.parameters()):
-            parameter.requires_grad_(index not in self.frozen)
+        frozen = {
+            weight_of(list(dict(model.named_parameters()))[i]) for i in self.frozen
+        }
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(weight_of(name) not in frozen)
         return model.to(dtype)
 
     def x(self, dtype: torch.dtype) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + 1)
         return torch.randn(self.samples, *self.shape, generator=generator).to(dtype)
+
+
+def weight_of(parameter: str) -> str:
+    """The weight that a parameter is, or that it is an original of."""
+    return parameter.partition(".parametrizations.")[0]
 
 
 def randomise_statistics(model: nn.Module) -> None:
