@@ -10,7 +10,7 @@ from typing import Any
 import oracle
 import pytest
 import torch
-from networks import weight_of
+from specs import weight_of
 from torch import Tensor, nn
 
 import fastjac

@@ -23,7 +23,7 @@ from layers import (
     Stack,
     Twice,
 )
-from networks import randomise_statistics
+from specs import randomise_statistics
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 

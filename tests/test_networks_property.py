@@ -22,7 +22,8 @@ from checks import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import Drawn, networks
+from networks import networks
+from specs import Drawn
 
 import fastjac
 
