@@ -62,7 +62,8 @@ inline ConvGeometry make_geometry(std::int64_t in_channels, std::int64_t out_cha
     }
     // Entries and pixels of a sample are counted in 32 bits.
     const std::int64_t most = 2147483647;
-    if (g.outputs() > most || g.pixels() > most || in_height * in_width > most) {
+    if (g.outputs() > most || g.pixels() > most || in_height * in_width > most ||
+        out_width * stride_x * out_channels > most) {
         throw std::invalid_argument("a sample of more than 2^31 - 1 elements");
     }
     return g;
@@ -75,7 +76,7 @@ inline void bind_live_list(pybind11::module_& m) {
         [](DType dtype, const ConvGeometry& g, std::int64_t samples, Address route,
            Address gate, bool step, Address pooled_gate, bool pooled_step,
            Address starts, Address channels, Address sources, Address factors,
-           Address positions) {
+           Address positions, Address offsets) {
             check_size("samples", samples);
             const std::int64_t entries = samples * g.outputs();
             by_dtype(dtype, [&](auto zero) {
@@ -91,6 +92,9 @@ inline void bind_live_list(pybind11::module_& m) {
                 p.sources = pointer<std::int32_t>("sources", sources, entries);
                 p.factors = pointer<T>("factors", factors, entries);
                 p.positions = pointer<std::int32_t>("positions", positions, entries);
+                p.offsets = pointer<std::int32_t>("offsets", offsets, entries);
+                p.width = g.out_width;
+                p.column_step = g.stride_x * g.out_channels;
                 p.samples = samples;
                 p.channel_count = g.out_channels;
                 p.pixels = g.pixels();
@@ -101,7 +105,8 @@ inline void bind_live_list(pybind11::module_& m) {
         py::arg("dtype"), py::arg("geometry"), py::arg("samples"), py::arg("route"),
         py::arg("gate"), py::arg("step"), py::arg("pooled_gate"),
         py::arg("pooled_step"), py::arg("starts"), py::arg("channels"),
-        py::arg("sources"), py::arg("factors"), py::arg("positions"));
+        py::arg("sources"), py::arg("factors"), py::arg("positions"),
+        py::arg("offsets"));
     m.def(
         "live_rows",
         [](DType dtype, const ConvGeometry& g, bool gather, std::int64_t samples,
@@ -191,7 +196,7 @@ inline void bind_gated_conv(pybind11::module_& m) {
         [](DType dtype, const ConvGeometry& g, ConvPass pass, bool lanes_are_rows,
            std::int64_t samples, std::int64_t row_count, Address weight,
            std::int64_t weight_stride, Address starts, Address channels,
-           Address positions, Address route, Address compact,
+           Address offsets, Address positions, Address route, Address compact,
            std::int64_t compact_stride, Address input, std::int64_t input_stride,
            Address weight_gradient) {
             check_size("samples", samples);
@@ -203,6 +208,7 @@ inline void bind_gated_conv(pybind11::module_& m) {
                 p.weight = pointer<const T>("weight", weight, g.taps());
                 p.starts = pointer<const std::int32_t>("starts", starts, samples);
                 p.channels = pointer<const std::int32_t>("channels", channels, entries);
+                p.offsets = pointer<const std::int32_t>("offsets", offsets, entries);
                 p.positions =
                     pointer<const std::int32_t>("positions", positions, entries);
                 p.route = optional_pointer<const std::int64_t>("route", route);
@@ -239,9 +245,9 @@ inline void bind_gated_conv(pybind11::module_& m) {
         py::arg("dtype"), py::arg("geometry"), py::arg("direction"),
         py::arg("lanes_are_rows"), py::arg("samples"), py::arg("row_count"),
         py::arg("weight"), py::arg("weight_stride"), py::arg("starts"),
-        py::arg("channels"), py::arg("positions"), py::arg("route"), py::arg("compact"),
-        py::arg("compact_stride"), py::arg("input"), py::arg("input_stride"),
-        py::arg("weight_gradient"));
+        py::arg("channels"), py::arg("offsets"), py::arg("positions"), py::arg("route"),
+        py::arg("compact"), py::arg("compact_stride"), py::arg("input"),
+        py::arg("input_stride"), py::arg("weight_gradient"));
 }
 
 }  // namespace fastjac

@@ -9,6 +9,7 @@ from torch import Tensor
 from fastjac import native
 
 if TYPE_CHECKING:
+    from fastjac.rules.layout import InputLayout
     from fastjac.rules.live import Live
 
 #: The most taps that a window may have (``kMostTaps`` in csrc/cpu/gated_conv.h).
@@ -81,6 +82,7 @@ def live_list(
         sources=live.sources.data_ptr(),
         factors=live.factors.data_ptr(),
         positions=live.positions.data_ptr(),
+        offsets=live.offsets.data_ptr(),
         **native.launch_arguments(live.factors),
     )
 
@@ -120,9 +122,7 @@ def gated_conv(
     weight: Tensor,
     compact: Tensor,
     input: Tensor,
-    row_count: int,
-    lanes_are_rows: bool,
-    input_stride: int,
+    layout: InputLayout,
     weight_gradient: Tensor | None = None,
 ) -> None:
     """Run one pass of a gated convolution.
@@ -133,10 +133,8 @@ def gated_conv(
         live: the live outputs.
         weight: (taps, C, stride).
         compact: (n C Q, stride), rows of the live entries.
-        input: rows in the layout that ``lanes_are_rows`` and ``input_stride`` say.
-        row_count: R.
-        lanes_are_rows: which of the two layouts ``input`` has.
-        input_stride: elements from one row, or channel, to the next.
+        input: rows (R, n, C', ...).
+        layout: the layout that ``input`` has.
         weight_gradient: shaped like ``weight``.
 
     Raises:
@@ -147,19 +145,20 @@ def gated_conv(
     module.gated_conv(
         geometry=live.geometry,
         direction=getattr(module.ConvPass, direction),
-        lanes_are_rows=lanes_are_rows,
+        lanes_are_rows=layout.lanes_are_rows,
         samples=live.samples,
-        row_count=row_count,
+        row_count=layout.count,
         weight=weight.data_ptr(),
         weight_stride=weight.shape[2],
         starts=live.starts.data_ptr(),
         channels=live.channels.data_ptr(),
+        offsets=live.offsets.data_ptr(),
         positions=live.positions.data_ptr(),
         route=_address(live.route),
         compact=compact.data_ptr(),
         compact_stride=compact.shape[1],
-        input=input.data_ptr(),
-        input_stride=input_stride,
+        input=layout.origin(input),
+        input_stride=layout.stride,
         weight_gradient=_address(weight_gradient),
         **native.launch_arguments(input),
     )

@@ -21,7 +21,7 @@ from fastjac.linearization import Edge, Linearization
 from fastjac.rules.base import Rule, Samples, Sum
 
 #: Bytes that the rows of one chunk may take, over all values of the network together.
-CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
+CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 1 << 30}
 
 #: The rows at the output of each rule whose weights get a gradient.
 Kept = dict[tuple[int, int], Tensor]
@@ -152,10 +152,12 @@ class Sweep:
         def tangents(chunk: Chunk, rows: Tensor) -> Tensor:
             part = slice(chunk.start, chunk.stop)
             norms[part] += _squared_norms(rows, norms.dtype)
-            if scale is None:
-                return rows * 2
-            factor = 2 * scale[part].to(rows.dtype)
-            return rows * factor.view(-1, *(1,) * (rows.dim() - 2))
+            factor: Tensor | int = 2
+            if scale is not None:
+                factor = 2 * scale[part].to(rows.dtype)
+                factor = factor.view(-1, *(1,) * (rows.dim() - 2))
+            # In place, so that the rows keep the layout that the lowest rule chose.
+            return rows * factor if self._holds_seeds(rows) else rows.mul_(factor)
 
         return norms, *self._gradients(tangents, wanted, seeds_wanted)
 
@@ -254,6 +256,15 @@ class Sweep:
             if leaves:
                 _accumulate(pending, edge.target, current)
         return pending.get(lin.target)
+
+    def _holds_seeds(self, rows: Tensor) -> bool:
+        """Whether rows are a view of the seeds, or one element stands for several."""
+        storage = rows.untyped_storage().data_ptr()
+        repeats = any(
+            stride == 0 and size > 1
+            for stride, size in zip(rows.stride(), rows.shape, strict=True)
+        )
+        return repeats or storage == self.seeds.untyped_storage().data_ptr()
 
     def _chunk_seeds(self, chunk: Chunk) -> Tensor:
         """Return the seeds of a chunk as rows at the logits, (r, n, K)."""

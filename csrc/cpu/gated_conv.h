@@ -11,8 +11,11 @@ namespace fastjac {
 //
 // R rows share the list. "Compact" arrays hold R values an entry; "input" arrays hold R
 // rows at every input pixel in one of two layouts:
-//   channels: (N, P', R, input_stride), vector lanes run over the C' input channels;
-//   rows:     (N, P', C', input_stride), vector lanes run over the R rows.
+//   channels: (N, H', W', R, input_stride), vector lanes run over the C' input
+//   channels; rows:     (N, H' + 2 padding_y, W' + 2 padding_x, C', input_stride),
+//   vector lanes run
+//             over the R rows, and the frame of padding pixels holds zeros, so that no
+//             window ends outside.
 // `input_stride` is a multiple of the widest vector; lanes beyond C' or R may hold any
 // finite value on input and hold zeros on output.
 template <typename T>
@@ -20,6 +23,7 @@ struct GatedConv {
     const T* weight;                   // (taps, C, weight_stride), zero lanes beyond C'
     const std::int32_t* starts;        // (N, P + 1), as LiveList
     const std::int32_t* channels;      // (N, C Q)
+    const std::int32_t* offsets;       // (N, C Q)
     const std::int32_t* positions;     // (N, C, Q)
     const std::int64_t* route;         // (N, C, Q), or null: q itself
     T* compact;                        // (N, C Q, compact_stride)

@@ -26,11 +26,16 @@ namespace {
 // Rows of a tile of two vectors: its sums and one weight pair fit the registers.
 constexpr int kRows = (kRegisters - 4) / 2 > 12 ? 12 : (kRegisters - 4) / 2;
 
-// How many rows the tiles of R rows hold: nearly equal parts of at most kRows.
+// Cuts `total` into nearly equal parts of at most `most`; the size of that at `first`.
+inline int part_of(std::int64_t total, std::int64_t first, int most) {
+    const std::int64_t parts = (total + most - 1) / most;
+    const std::int64_t size = (total + parts - 1) / parts;
+    return static_cast<int>(total - first < size ? total - first : size);
+}
+
+// How many rows the tiles of R rows hold.
 inline int tile_rows(std::int64_t rows, std::int64_t first) {
-    const std::int64_t tiles = (rows + kRows - 1) / kRows;
-    const std::int64_t most = (rows + tiles - 1) / tiles;
-    return static_cast<int>(rows - first < most ? rows - first : most);
+    return part_of(rows, first, kRows);
 }
 
 // Vectors of a tile, and the bytes of W from which on tiles come before samples.
@@ -75,17 +80,32 @@ inline T* input_at(const GatedConv<T>& p, std::int64_t n, std::int64_t pixel) {
            (n * p.in_height * p.in_width + pixel) * p.row_count * p.input_stride;
 }
 
+// The entries of one sample.
+template <typename T>
+struct Entries {
+    const std::int32_t* starts;
+    const std::int32_t* channels;
+    const std::int32_t* offsets;
+    const T* compact;
+};
+
+template <typename T>
+inline Entries<T> entries_of(const GatedConv<T>& p, std::int64_t n) {
+    const std::int64_t first = n * p.out_channels * p.pooled_pixels;
+    return {p.starts + n * (p.out_height * p.out_width + 1), p.channels + first,
+            p.offsets + first, p.compact + first * p.compact_stride};
+}
+
 template <int KR, int KV, typename T>
-inline void pull_tile(const GatedConv<T>& p, const std::int32_t* starts,
-                      const std::int32_t* channels, const T* compact, const Tap* taps,
-                      int tap_count, const T* weight, T* out) {
+inline void pull_tile(const GatedConv<T>& p, const Entries<T>& entries, const Run* runs,
+                      int run_count, std::int64_t first_row, const T* weight, T* out) {
     Vector<T> sums[KR][KV] = {};
-    for (int t = 0; t < tap_count; ++t) {
-        const T* tap_weight = weight + taps[t].tap * p.out_channels * p.weight_stride;
-        const std::int32_t end = starts[taps[t].pixel + 1];
-        for (std::int32_t e = starts[taps[t].pixel]; e < end; ++e) {
-            const T* w = tap_weight + channels[e] * p.weight_stride;
-            const T* g = compact + e * p.compact_stride;
+    for (int i = 0; i < run_count; ++i) {
+        const T* run_weight = weight + runs[i].base * p.weight_stride;
+        const std::int32_t end = entries.starts[runs[i].end];
+        for (std::int32_t e = entries.starts[runs[i].begin]; e < end; ++e) {
+            const T* w = run_weight + entries.offsets[e] * p.weight_stride;
+            const T* g = entries.compact + e * p.compact_stride + first_row;
             Vector<T> lanes[KV];
             FASTJAC_UNROLL
             for (int v = 0; v < KV; ++v) lanes[v] = load(w + v * kLanes<T>);
@@ -105,13 +125,16 @@ inline void pull_tile(const GatedConv<T>& p, const std::int32_t* starts,
     }
 }
 
-// Entries that one push tile handles together, so that each input vector that is
-// loaded serves several multiply-adds.
+// Entries and rows of a push tile. The more entries share a vector of the input, the
+// less often a window, 25 pixels of R rows, comes from L2 again.
+constexpr int kPushEntries = kRegisters >= 32 ? 4 : 2;
+constexpr int kPushRows = (kRegisters - kPushEntries - 2) / kPushEntries;
+
 template <int KR, int KE, typename T>
 inline void push_tile(const GatedConv<T>& p, const std::int32_t* channels,
                       const Tap* taps, int tap_count, const T* input,
                       std::int64_t first_row, T* compact) {
-    Vector<T> sums[KE][KR] = {};
+    Vector<T> parts[KE * KR] = {};
     for (int t = 0; t < tap_count; ++t) {
         const T* w = p.weight + taps[t].tap * p.out_channels * p.weight_stride;
         const T* u = input + (taps[t].pixel * p.row_count + first_row) * p.input_stride;
@@ -125,16 +148,17 @@ inline void push_tile(const GatedConv<T>& p, const std::int32_t* channels,
             for (int r = 0; r < KR; ++r) {
                 const Vector<T> row = load(u + r * p.input_stride + i);
                 FASTJAC_UNROLL
-                for (int e = 0; e < KE; ++e) sums[e][r] += lanes[e] * row;
+                for (int e = 0; e < KE; ++e) parts[e * KR + r] += lanes[e] * row;
             }
         }
     }
+    T totals[KE * KR];
+    sums<KE * KR, 0, T>(parts, totals);
     FASTJAC_UNROLL
     for (int e = 0; e < KE; ++e) {
+        T* to = compact + e * p.compact_stride + first_row;
         FASTJAC_UNROLL
-        for (int r = 0; r < KR; ++r) {
-            compact[e * p.compact_stride + first_row + r] = sum<T>(sums[e][r]);
-        }
+        for (int r = 0; r < KR; ++r) to[r] = totals[e * KR + r];
     }
 }
 
@@ -200,16 +224,13 @@ void weight_of_tap(const GatedConv<T>& p, std::int64_t n, std::int64_t tap,
 template <typename T>
 void pull_pixel(const GatedConv<T>& p, std::int64_t n, std::int64_t pixel,
                 std::int64_t first_tile, std::int64_t end_tile) {
-    const std::int64_t outputs = p.out_channels * p.pooled_pixels;
-    Tap taps[kMostTaps];
-    const int count = readers_of(p, pixel / p.in_width, pixel % p.in_width, taps);
+    Run runs[kMostTaps];
+    const int count = readers_of(p, pixel / p.in_width, pixel % p.in_width, runs);
+    const Entries<T> entries = entries_of(p, n);
     T* out = input_at(p, n, pixel);
     for (std::int64_t tile = first_tile; tile < end_tile; ++tile) {
         each_row_tile(p, tile, [&](std::int64_t r, auto kr, std::int64_t i, auto kv) {
-            pull_tile<kr.of, kv.of>(p, p.starts + n * (p.out_height * p.out_width + 1),
-                                    p.channels + n * outputs,
-                                    p.compact + n * outputs * p.compact_stride + r,
-                                    taps, count, p.weight + i,
+            pull_tile<kr.of, kv.of>(p, entries, runs, count, r, p.weight + i,
                                     out + r * p.input_stride + i);
         });
     }
@@ -256,31 +277,28 @@ void gated_conv_push_channels(const GatedConv<T>& p) {
     for (std::int64_t n = 0; n < p.samples; ++n) {
         for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
             const std::int32_t* starts = p.starts + n * (pixels + 1);
-            const std::int32_t end = starts[pixel + 1];
-            std::int32_t e = starts[pixel];
-            if (e == end) continue;
+            const std::int32_t first = starts[pixel];
+            const std::int64_t entries = starts[pixel + 1] - first;
+            if (entries == 0) continue;
             Tap taps[kMostTaps];
             const int count =
                 read_by(p, pixel / p.out_width, pixel % p.out_width, taps);
             const T* input = input_at(p, n, 0);
-            while (e < end) {
-                const std::int32_t* channels = p.channels + n * outputs + e;
-                T* compact = p.compact + (n * outputs + e) * p.compact_stride;
-                const bool pair = e + 1 < end;
-                for (std::int64_t r = 0; r < p.row_count;) {
-                    const int rows = tile_rows(p.row_count, r);
-                    WithConstant<kRows>::call(rows, [&](auto kr) {
-                        if (pair) {
-                            push_tile<kr.of, 2>(p, channels, taps, count, input, r,
-                                                compact);
-                        } else {
-                            push_tile<kr.of, 1>(p, channels, taps, count, input, r,
-                                                compact);
-                        }
+            const std::int32_t* channels = p.channels + n * outputs + first;
+            T* compact = p.compact + (n * outputs + first) * p.compact_stride;
+            for (std::int64_t r = 0; r < p.row_count;) {
+                const int rows = part_of(p.row_count, r, kPushRows);
+                for (std::int64_t e = 0; e < entries;) {
+                    const int together = part_of(entries, e, kPushEntries);
+                    WithConstant<kPushRows>::call(rows, [&](auto kr) {
+                        WithConstant<kPushEntries>::call(together, [&](auto ke) {
+                            push_tile<kr.of, ke.of>(p, channels + e, taps, count, input,
+                                                    r, compact + e * p.compact_stride);
+                        });
                     });
-                    r += rows;
+                    e += together;
                 }
-                e += pair ? 2 : 1;
+                r += rows;
             }
         }
     }

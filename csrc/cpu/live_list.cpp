@@ -35,6 +35,7 @@ void list_sample(const LiveList<T>& p, std::int64_t n) {
     std::int32_t* channels = p.channels + n * outputs;
     std::int32_t* sources = p.sources + n * outputs;
     std::int32_t* positions = p.positions + n * outputs;
+    std::int32_t* offsets = p.offsets + n * outputs;
     T* factors = p.factors + n * outputs;
 
     // Count, in starts[pixel + 1].
@@ -62,6 +63,8 @@ void list_sample(const LiveList<T>& p, std::int64_t n) {
         channels[entry] = static_cast<std::int32_t>(i / p.pooled_pixels);
         sources[entry] = static_cast<std::int32_t>(i % p.pooled_pixels);
         factors[entry] = factor;
+        offsets[entry] = static_cast<std::int32_t>(i / p.pooled_pixels -
+                                                   pixel % p.width * p.column_step);
         positions[i] = entry;
     }
 }

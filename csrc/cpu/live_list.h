@@ -23,10 +23,13 @@ struct LiveList {
     std::int32_t* sources;      // (N, C Q) pooled output q of each entry
     T* factors;                 // (N, C Q) product of the gates of each entry
     std::int32_t* positions;    // (N, C, Q) entry of each pooled output, or -1
+    std::int32_t* offsets;      // (N, C Q) channel - column * column_step, see Run
     std::int64_t samples;       // N
     std::int64_t channel_count;  // C
     std::int64_t pixels;         // P
     std::int64_t pooled_pixels;  // Q
+    std::int64_t width;          // columns of the pixels
+    std::int64_t column_step;    // stride of the columns times C
 };
 
 FASTJAC_DECLARE_KERNEL(template <typename T> void live_list(const LiveList<T>& p);)

@@ -59,6 +59,64 @@ inline __attribute__((always_inline)) T sum(Vector<T> value) {
     return lanes[0];
 }
 
+// Integers that choose the lanes of a shuffle, as wide as T.
+template <int bytes>
+struct IntegerOf;
+template <>
+struct IntegerOf<4> {
+    typedef std::int32_t type __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct IntegerOf<8> {
+    typedef std::int64_t type __attribute__((vector_size(kVectorBytes)));
+};
+
+// One step of summing many vectors at once. Each block of `block` lanes of `a` and `b`
+// holds parts of one sum; the result holds them in blocks half as large, a's first.
+template <int block, typename T>
+inline __attribute__((always_inline)) Vector<T> fold(Vector<T> a, Vector<T> b) {
+    constexpr int kHalf = block / 2;
+    typename IntegerOf<sizeof(T)>::type low{}, high{};
+    FASTJAC_UNROLL
+    for (int i = 0; i < kLanes<T>; ++i) {
+        low[i] = i / kHalf * block + i % kHalf;
+        high[i] = low[i] + kHalf;
+    }
+    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+}
+
+// Folds vectors first, first + stride, ... of `from` until each sum is one lane.
+template <int block, int first, int count, typename T>
+inline __attribute__((always_inline)) Vector<T> folded(const Vector<T> (&from)[count]) {
+    if constexpr (block == 2 * kLanes<T>) {
+        return from[first < count ? first : count - 1];
+    } else {
+        constexpr int kSide = kLanes<T> / block;  // vectors below each argument
+        if constexpr (first + kSide < count) {
+            return fold<block, T>(folded<2 * block, first, count, T>(from),
+                                  folded<2 * block, first + kSide, count, T>(from));
+        } else {
+            const Vector<T> one = folded<2 * block, first, count, T>(from);
+            return fold<block, T>(one, one);
+        }
+    }
+}
+
+// The sums of `count` vectors, written to `to`: a tree of folds, which takes a third of
+// the instructions of summing each vector on its own.
+template <int count, int first, typename T>
+inline __attribute__((always_inline)) void sums(const Vector<T> (&from)[count], T* to) {
+    const Vector<T> all = folded<2, first, count, T>(from);
+    constexpr int kHere = count - first < kLanes<T> ? count - first : kLanes<T>;
+    T lanes[kLanes<T>];
+    store(lanes, all);
+    FASTJAC_UNROLL
+    for (int i = 0; i < kHere; ++i) to[first + i] = lanes[i];
+    if constexpr (first + kLanes<T> < count) {
+        sums<count, first + kLanes<T>, T>(from, to);
+    }
+}
+
 template <int value>
 struct Constant {
     static constexpr int of = value;

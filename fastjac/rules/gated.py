@@ -94,9 +94,7 @@ class GatedLayer(Rule):
             weight=self.packed.weight,
             compact=compact,
             input=input,
-            row_count=layout.count,
-            lanes_are_rows=layout.lanes_are_rows,
-            input_stride=layout.stride,
+            layout=layout,
             weight_gradient=gradient,
         )
 

@@ -27,6 +27,9 @@ class Packed:
         self.lanes = VECTOR_BYTES // weight.itemsize
         self.in_shape = self._in_shape(layer)
         self.in_channels = self.in_shape[0]
+        self.padding = (0, 0)
+        if isinstance(layer, Convolution):
+            self.padding = _pair(layer.geometry.padding, 0)
         self.geometry = self._geometry(layer, planes, pooled_pixels)
         taps = weight.flatten(2).permute(2, 0, 1) if self.rank else weight.unsqueeze(0)
         stride = padded(self.in_channels, self.lanes)
@@ -69,7 +72,8 @@ class InputLayout:
     """The layout of R rows at a gated layer's input, tensors of shape (R, n, C', ...).
 
     Vectors hold channels, or rows where there are few channels. Behind C' or R stands
-    padding up to whole vectors.
+    padding up to whole vectors; around the pixels of the second layout, a frame of the
+    convolution's padding.
     """
 
     def __init__(self, packed: Packed, count: int) -> None:
@@ -80,17 +84,25 @@ class InputLayout:
         self.stride = padded(count if self.lanes_are_rows else channels, lanes)
         self.compact_stride = self.stride if self.lanes_are_rows else count
         _, height, width = packed.in_shape
+        frame_y, frame_x = packed.padding if self.lanes_are_rows else (0, 0)
         if self.lanes_are_rows:
             pixel, row, channel = channels * self.stride, 1, self.stride
         else:
             pixel, row, channel = count * self.stride, self.stride, 1
-        self.sample = height * width * pixel
-        spatial = (width * pixel, pixel)[2 - packed.rank :]
+        line = (width + 2 * frame_x) * pixel
+        self.sample = (height + 2 * frame_y) * line
+        self.corner = frame_y * line + frame_x * pixel
+        spatial = (line, pixel)[2 - packed.rank :]
         self.strides = (row, self.sample, channel, *spatial)
 
     def empty(self, like: Tensor) -> Tensor:
-        """Return an uninitialised tensor for the samples of ``like``."""
-        return self._view(like.new_empty(like.shape[1] * self.sample), like.shape[1])
+        """Return rows to be written for the samples of ``like``; a frame is zero."""
+        samples = like.shape[1]
+        make = like.new_zeros if self.corner else like.new_empty
+        rows = self._view(make(samples * self.sample), samples)
+        if self.corner:
+            rows.framed = True
+        return rows
 
     def of(self, tangents: Tensor) -> Tensor:
         """Return tangents in this layout, copied only if they are in another."""
@@ -100,19 +112,29 @@ class InputLayout:
         laid_out = self._view(tangents.new_zeros(samples * self.sample), samples)
         return laid_out.copy_(tangents)
 
+    def origin(self, rows: Tensor) -> int:
+        """Return the address of the first element, that of the frame's corner."""
+        return rows.data_ptr() - self.corner * rows.itemsize
+
     def _view(self, buffer: Tensor, samples: int) -> Tensor:
         spatial = self.packed.in_shape[3 - self.packed.rank :]
         shape = (self.count, samples, self.packed.in_channels, *spatial)
-        return buffer.as_strided(shape, self.strides)
+        return buffer.as_strided(shape, self.strides, self.corner)
 
     def _holds(self, tensor: Tensor) -> bool:
-        """Whether a tensor has these strides and its storage the padding behind."""
+        """Whether a tensor has these strides, and the padding and frame around it.
+
+        Padding lanes only have to exist, because zero weights meet them. A frame has to
+        be zero, which strides do not tell, so those tensors are known one by one.
+        """
         same = all(
             size == 1 or have == want
             for size, have, want in zip(
                 tensor.shape, tensor.stride(), self.strides, strict=True
             )
         )
+        if self.corner:
+            return same and getattr(tensor, "framed", False)
         room = tensor.untyped_storage().nbytes() // tensor.itemsize
         elements = tensor.shape[1] * self.sample
         return same and tensor.storage_offset() + elements <= room

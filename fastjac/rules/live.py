@@ -13,6 +13,10 @@ from fastjac.rules.base import Samples
 from fastjac.rules.pooling import Route
 
 
+#: The arrays of a list, each with the samples in dimension 0.
+LISTS = ("starts", "channels", "sources", "positions", "offsets", "factors")
+
+
 class Live:
     """Which outputs are alive, sorted by the pixel that they come from.
 
@@ -26,6 +30,7 @@ class Live:
     channels: Tensor
     sources: Tensor
     positions: Tensor
+    offsets: Tensor
     factors: Tensor
     route: Tensor | None
 
@@ -53,8 +58,8 @@ class Live:
         live = Live()
         live.geometry, live.out_shape = geometry, out_shape
         shape = (out_shape[0], out_shape[1:].numel())
-        integers = like.new_empty(3, *shape, dtype=torch.int32)
-        live.channels, live.sources, live.positions = integers.unbind(0)
+        integers = like.new_empty(4, *shape, dtype=torch.int32)
+        live.channels, live.sources, live.positions, live.offsets = integers.unbind(0)
         live.factors = like.new_empty(shape)
         live.starts = like.new_empty(
             out_shape[0], geometry.pixels + 1, dtype=torch.int32
@@ -83,7 +88,7 @@ class Live:
         """Return the list of a range of samples."""
         live = Live()
         live.geometry = self.geometry
-        for name in ("starts", "channels", "sources", "positions", "factors"):
+        for name in LISTS:
             setattr(live, name, samples.of(getattr(self, name)))
         live.route = None if self.route is None else samples.of(self.route)
         live.out_shape = torch.Size((live.starts.shape[0], *self.out_shape[1:]))
