@@ -25,8 +25,13 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Every test starts from the same random state."""
+    """Every test starts from the same random state, with one thread.
+
+    The tensors are tiny, so that a second thread only costs; tests of threads ask for
+    them.
+    """
     torch.manual_seed(0)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=PATHS)

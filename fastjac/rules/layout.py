@@ -101,7 +101,7 @@ class InputLayout:
         make = like.new_zeros if self.corner else like.new_empty
         rows = self._view(make(samples * self.sample), samples)
         if self.corner:
-            rows.framed = True
+            rows.framed = True  # type: ignore[attr-defined]
         return rows
 
     def of(self, tangents: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from fastjac.rules.activation import Gate
 from fastjac.rules.base import Samples
 from fastjac.rules.pooling import Route
 
-
 #: The arrays of a list, each with the samples in dimension 0.
 LISTS = ("starts", "channels", "sources", "positions", "offsets", "factors")
 
