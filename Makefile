@@ -2,7 +2,7 @@
 # folder: they make their own environment in .venv and keep it until what it was made
 # from changes.
 #
-#   make demo    train and harden a small network; table, plots and numbers in demo-out/
+#   make demo    train and harden a small network; table, plots and numbers in fastjac-demo/
 #   make test    all checks and tests
 #   make bench   the benchmarks
 #   make clean   remove everything that was built
@@ -56,6 +56,6 @@ $(PEERS): $(INSTALLED)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
-	rm -rf .hypothesis .benchmarks demo-out
+	rm -rf .hypothesis .benchmarks fastjac-demo
 	rm -f fastjac/_native*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

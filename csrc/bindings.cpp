@@ -164,6 +164,7 @@ PYBIND11_MODULE(_native, m) {
     fastjac::bind_build(m);
     fastjac::bind_squared_norms(m);
     fastjac::bind_gated_conv(m);
+    fastjac::bind_gated_head(m);
     fastjac::bind_live_list(m);
     fastjac::bind_deepfool_step(m);
     fastjac::bind_jsma_step(m);

@@ -9,6 +9,7 @@
 
 #include "binding_helpers.h"
 #include "cpu/gated_conv.h"
+#include "cpu/gated_head.h"
 #include "cpu/live_list.h"
 
 namespace fastjac {
@@ -248,6 +249,50 @@ inline void bind_gated_conv(pybind11::module_& m) {
         py::arg("channels"), py::arg("offsets"), py::arg("positions"), py::arg("route"),
         py::arg("compact"), py::arg("compact_stride"), py::arg("input"),
         py::arg("input_stride"), py::arg("weight_gradient"));
+}
+
+inline void bind_gated_head(pybind11::module_& m) {
+    namespace py = pybind11;
+    m.attr("HEAD_PARTS") = kHeadParts;
+    m.attr("HEAD_LANES") = kHeadLanes;
+    m.def(
+        "gated_head",
+        [](DType dtype, Address weight, Address rows, Address input, Address starts,
+           Address samples, Address factors, Address weight_gradient, Address partials,
+           Address panels, Address row_gradient, std::int64_t sample_count,
+           std::int64_t units, std::int64_t row_count, std::int64_t in_channels,
+           std::int64_t stride) {
+            check_positive("units", units);
+            check_positive("row_count", row_count);
+            check_positive("in_channels", in_channels);
+            by_dtype(dtype, [&](auto zero) {
+                using T = decltype(zero);
+                GatedHead<T> p{};
+                p.weight = pointer<const T>("weight", weight, units * stride);
+                p.rows = pointer<const T>("rows", rows, units * row_count);
+                p.input = pointer<const T>("input", input, row_count * stride);
+                p.starts = pointer<const std::int32_t>("starts", starts, units + 1);
+                p.samples = pointer<const std::int32_t>("samples", samples, units);
+                p.factors = pointer<const T>("factors", factors, units);
+                p.weight_gradient =
+                    pointer<T>("weight_gradient", weight_gradient, units * stride);
+                p.partials = pointer<T>("partials", partials, units * row_count);
+                p.row_gradient =
+                    pointer<T>("row_gradient", row_gradient, units * row_count);
+                p.panels = pointer<T>("panels", panels, sample_count);
+                p.sample_count = sample_count;
+                p.units = units;
+                p.row_count = row_count;
+                p.in_channels = in_channels;
+                p.stride = stride;
+                FASTJAC_CALL(gated_head<T>, p);
+            });
+        },
+        py::arg("dtype"), py::arg("weight"), py::arg("rows"), py::arg("input"),
+        py::arg("starts"), py::arg("samples"), py::arg("factors"),
+        py::arg("weight_gradient"), py::arg("partials"), py::arg("panels"),
+        py::arg("row_gradient"), py::arg("sample_count"), py::arg("units"),
+        py::arg("row_count"), py::arg("in_channels"), py::arg("stride"));
 }
 
 }  // namespace fastjac

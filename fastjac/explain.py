@@ -13,7 +13,6 @@ from fastjac.forward import forward, locator, outside_inference_mode
 from fastjac.graph import Unsupported
 from fastjac.linearize import linearize
 from fastjac.rules.base import Rule
-from fastjac.rules.gated import GatedLayer
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Explanation:
         width = max((len(step.rule) for step in self.steps), default=0)
         lines = [
             f"fused: {classes} rows for each of {samples} samples through "
-            f"{len(self.steps)} steps, input first"
+            f"{len(self.steps)} step{'s' * (len(self.steps) != 1)}, input first"
         ]
         for step in self.steps:
             weights = ", ".join("x".join(map(str, shape)) for shape in step.weights)
@@ -82,12 +81,10 @@ def explain(model: Callable[[Tensor], Tensor], x: Tensor) -> Explanation:
 
     Example:
         >>> import torch, fastjac
-        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(),
-        ...                           torch.nn.Linear(8, 3))
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 3))
         >>> print(fastjac.explain(net, torch.randn(2, 4)))
-        fused: 3 rows for each of 2 samples through 3 steps, input first
+        fused: 3 rows for each of 2 samples through 2 steps, input first
           Linear  dense, matrix product  [weight 8x4]
-          Gate    gate
           Linear  dense, matrix product  [weight 3x8]
     """
     logits, leaf = forward(model, x)
@@ -104,9 +101,8 @@ def explain(model: Callable[[Tensor], Tensor], x: Tensor) -> Explanation:
 
 
 def _step(rule: Rule) -> Step:
-    name = rule.name if isinstance(rule, GatedLayer) else type(rule).__name__
     return Step(
-        rule=name,
+        rule=rule.name,
         runs=rule.describe(),
         weights=[tuple(weight.shape) for weight in rule.weights],
         trainable=sum(w.numel() for w in rule.weights if w.requires_grad),

@@ -13,6 +13,7 @@ from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule
 from fastjac.rules.convolution import Convolution
 from fastjac.rules.gated import GatedLayer, made_of
+from fastjac.rules.head import GatedHead
 from fastjac.rules.layout import Packed
 from fastjac.rules.linear import Linear
 from fastjac.rules.live import Live
@@ -23,11 +24,12 @@ from fastjac.rules.pooling import Route
 MOST_LIVE = {Convolution: 0.75, Linear: 0.6}
 
 
-def fused(rules: list[Rule]) -> list[Rule]:
+def fused(rules: list[Rule], at_logits: bool = False) -> list[Rule]:
     """Return a chain of rules with the same map in fewer steps.
 
     The order is that of the forward pass. ``[layer, Gate..., Route, Gate...]`` becomes
-    one `GatedLayer` where the native kernels can run it and enough outputs are dead.
+    one `GatedLayer` where the native kernels can run it and enough outputs are dead;
+    a chain that ends ``at_logits`` may end in one `GatedHead`.
     """
     rules = [rule for rule in rules if type(rule) is not Rule]
     joined: list[Rule] = []
@@ -35,10 +37,30 @@ def fused(rules: list[Rule]) -> list[Rule]:
     while position < len(rules):
         rule, position = _next(rules, position)
         joined.append(rule)
+    head = _head(rules, joined) if at_logits else None
+    if head is not None:
+        joined[-2:] = [head]
     for lower, upper in pairwise(joined):
         if isinstance(lower, GatedLayer):
             lower.feeds_gated = isinstance(upper, GatedLayer)
     return joined
+
+
+def _head(rules: list[Rule], joined: list[Rule]) -> GatedHead | None:
+    """Join ``[Linear, Gate..., Linear]`` at the end of a chain, the classifier's head."""
+    if len(joined) < 2:
+        return None
+    hidden, logits = joined[-2:]
+    if not (
+        isinstance(hidden, GatedLayer)
+        and isinstance(hidden.layer, Linear)
+        and isinstance(logits, Linear)
+        and logits.scale == 1
+    ):
+        return None
+    start = max(i for i, rule in enumerate(rules) if rule is hidden.layer) + 1
+    gate, _ = _gates(rules, start)
+    return None if gate is None else GatedHead(hidden, gate, logits)
 
 
 def _next(rules: list[Rule], start: int) -> tuple[Rule, int]:
@@ -73,7 +95,9 @@ def _gates(rules: list[Rule], start: int) -> tuple[Gate | None, int]:
     factor = math.prod(
         (gate.factor(dtype) for gate in gates[1:]), start=gates[0].factor(dtype)
     )
-    return Gate(factor, gates[0].shape), stop
+    product = Gate(factor, gates[0].shape)
+    product.elements = gates[0].elements
+    return product, stop
 
 
 def _precision(dtype: torch.dtype) -> int:
@@ -97,7 +121,7 @@ def _gated(
         return None
     packed = Packed(layer, planes, out_shape[2:].numel())
     live = Live.listed(
-        packed.geometry, planes, out_shape, gate, route, behind, packed.weight
+        packed.geometry, planes, out_shape, gate, route, behind, layer.weight
     )
     name = type(layer).__name__ + made_of(gate, route, behind)
     return GatedLayer(layer, packed, live, name)

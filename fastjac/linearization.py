@@ -47,7 +47,7 @@ class Linearization:
         self.device = logits.device
         self.samples, self.classes = logits.shape
         self.edges = [
-            replace(edge, rules=fused(edge.rules))
+            replace(edge, rules=fused(edge.rules, edge.target == target))
             for edge in joined(list(edges), keep={source, target})
         ]
         self.weights = _unique(
@@ -74,9 +74,8 @@ class Linearization:
 
     @property
     def row_elements(self) -> int:
-        """Elements that one row of one sample holds over all values together."""
-        total = sum(shape.numel() for edge in self.edges for shape in edge.shapes)
-        return max(1, total // self.samples)
+        """Elements that one row of one sample holds below all rules together."""
+        return max(1, sum(rule.elements for rule in self.rules) // self.samples)
 
     def narrowed(self, start: int, stop: int) -> list[Edge]:
         """Return the edges for samples ``start:stop`` only."""

@@ -58,6 +58,8 @@ def _rules(arc: Arc) -> list[Rule]:
     rules = made if isinstance(made, list) else [made]
     if name in BROADCASTING and arc.in_shape != arc.out_shape:
         rules = [Expand(arc.in_shape, arc.out_shape), *rules]
+    for rule in rules:
+        rule.elements = arc.in_shape.numel()
     source, target = meta(arc.source), meta(arc.target)
     if (source.dtype, source.device) != (target.dtype, target.device):
         rules = [Cast(source, target), *rules]

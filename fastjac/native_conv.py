@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from fastjac import native
@@ -162,6 +163,60 @@ def gated_conv(
         weight_gradient=_address(weight_gradient),
         **native.launch_arguments(input),
     )
+
+
+def gated_head(
+    live: Live,
+    *,
+    weight: Tensor,
+    rows: Tensor,
+    input: Tensor,
+    layout: InputLayout,
+    weight_gradient: Tensor,
+) -> Tensor:
+    """Compute the gradients of a gated linear layer whose rows all samples share.
+
+    Args:
+        live: the live outputs of the layer by unit: its pixels are the units and its
+            channels the samples.
+        weight: (1, H, stride).
+        rows: (H, R), the rows behind the gates.
+        input: tangents (R, n, I) below the layer.
+        layout: the layout that ``input`` has; vectors hold channels.
+        weight_gradient: shaped like ``weight``, added to.
+
+    Returns:
+        (H, R): the gradient with respect to ``rows``.
+
+    Raises:
+        ValueError: the dtypes differ.
+    """
+    _same_dtype(live, weight, rows, input)
+    module = native.module()
+    gradient = torch.zeros_like(rows)
+    partials = rows.new_zeros(module.HEAD_PARTS, *rows.shape)
+    panels = rows.new_empty(
+        module.HEAD_PARTS, input.shape[0] * input.shape[1], module.HEAD_LANES
+    )
+    module.gated_head(
+        weight=weight.data_ptr(),
+        rows=rows.data_ptr(),
+        input=layout.origin(input),
+        starts=live.starts.data_ptr(),
+        samples=live.channels.data_ptr(),
+        factors=live.factors.data_ptr(),
+        weight_gradient=weight_gradient.data_ptr(),
+        partials=partials.data_ptr(),
+        panels=panels.data_ptr(),
+        sample_count=input.shape[1],
+        row_gradient=gradient.data_ptr(),
+        units=rows.shape[0],
+        row_count=rows.shape[1],
+        in_channels=input.shape[2],
+        stride=weight.shape[2],
+        **native.launch_arguments(rows),
+    )
+    return gradient
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -21,7 +21,7 @@ from fastjac.linearization import Edge, Linearization
 from fastjac.rules.base import Rule, Samples, Sum
 
 #: Bytes that the rows of one chunk may take, over all values of the network together.
-CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 1 << 30}
+CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 
 #: The rows at the output of each rule whose weights get a gradient.
 Kept = dict[tuple[int, int], Tensor]
@@ -319,4 +319,4 @@ def _accumulate(pending: dict[Hashable, Tensor], value: Hashable, term: Tensor) 
 def _squared_norms(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the squared norms (n,) of rows (r, n, ...)."""
     dims = [d for d in range(rows.dim()) if d != 1]
-    return torch.linalg.vector_norm(rows, dim=dims, dtype=dtype).square()
+    return rows.to(dtype).square().sum(dims)

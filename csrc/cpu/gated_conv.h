@@ -20,27 +20,27 @@ namespace fastjac {
 // finite value on input and hold zeros on output.
 template <typename T>
 struct GatedConv {
-    const T* weight;                   // (taps, C, weight_stride), zero lanes beyond C'
-    const std::int32_t* starts;        // (N, P + 1), as LiveList
-    const std::int32_t* channels;      // (N, C Q)
-    const std::int32_t* offsets;       // (N, C Q)
-    const std::int32_t* positions;     // (N, C, Q)
-    const std::int64_t* route;         // (N, C, Q), or null: q itself
-    T* compact;                        // (N, C Q, compact_stride)
-    T* input;                          // (N, P', R or C', input_stride)
-    T* weight_gradient;                // (taps, C, weight_stride), added to
-    std::int64_t samples;              // N
-    std::int64_t row_count;            // R
-    std::int64_t in_channels;          // C'
-    std::int64_t out_channels;         // C
-    std::int64_t in_height, in_width;  // P' = in_height * in_width
+    const T* weight;  // (taps, C, weight_stride); "channels": zeros beyond C'
+    const std::int32_t* starts;          // (N, P + 1), as LiveList
+    const std::int32_t* channels;        // (N, C Q)
+    const std::int32_t* offsets;         // (N, C Q)
+    const std::int32_t* positions;       // (N, C, Q)
+    const std::int64_t* route;           // (N, C, Q), or null: q itself
+    T* compact;                          // (N, C Q, compact_stride)
+    T* input;                            // (N, P', R or C', input_stride)
+    T* weight_gradient;                  // (taps, C, weight_stride), added to
+    std::int64_t samples;                // N
+    std::int64_t row_count;              // R
+    std::int64_t in_channels;            // C'
+    std::int64_t out_channels;           // C
+    std::int64_t in_height, in_width;    // P' = in_height * in_width
     std::int64_t out_height, out_width;  // P = out_height * out_width
     std::int64_t pooled_pixels;          // Q
     std::int64_t kernel_y, kernel_x;     // taps = kernel_y * kernel_x
     std::int64_t stride_y, stride_x;
     std::int64_t padding_y, padding_x;
     std::int64_t dilation_y, dilation_x;
-    std::int64_t weight_stride;   // at least C', a multiple of the widest vector
+    std::int64_t weight_stride;  // C', for \"channels\" rounded up to the widest vector
     std::int64_t compact_stride;  // at least R; for "rows" as input_stride
     std::int64_t input_stride;
 };

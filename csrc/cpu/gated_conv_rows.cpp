@@ -22,6 +22,9 @@ namespace {
 constexpr int kTile = 12;
 constexpr int kPullTile = 6;
 
+// Columns of a weight tile: the 25 taps of a 5x5 kernel where there are registers.
+constexpr int kColumns = kRegisters >= 32 ? 25 : 12;
+
 // Elements from one line of input pixels to the next.
 template <typename T>
 inline std::int64_t line_stride(const GatedConv<T>& p) {
@@ -195,7 +198,7 @@ void gated_conv_push_rows(const GatedConv<T>& p) {
 template <typename T>
 void gated_conv_weight_rows(const GatedConv<T>& p) {
     const std::int64_t total = p.kernel_y * p.kernel_x * p.in_channels;
-    const std::int64_t tiles = (total + kTile - 1) / kTile;
+    const std::int64_t tiles = (total + kColumns - 1) / kColumns;
     const std::int64_t most = (total + tiles - 1) / tiles;
 #pragma omp parallel
     for (std::int64_t n = 0; n < p.samples; ++n) {
@@ -205,14 +208,14 @@ void gated_conv_weight_rows(const GatedConv<T>& p) {
             for (std::int64_t first = 0; first < total; first += most) {
                 const std::int64_t left = total - first;
                 const int count = static_cast<int>(left < most ? left : most);
-                std::int64_t distances[kTile], columns[kTile];
+                std::int64_t distances[kColumns], columns[kColumns];
                 for (int k = 0; k < count; ++k) {
                     const std::int64_t tap = (first + k) / p.in_channels;
                     const std::int64_t channel = (first + k) % p.in_channels;
                     distances[k] = tap_distance(p, tap) + channel * p.input_stride;
                     columns[k] = tap * p.out_channels * p.weight_stride + channel;
                 }
-                WithConstant<kTile>::call(count, [&](auto kc) {
+                WithConstant<kColumns>::call(count, [&](auto kc) {
                     weight_tile<kc.of>(p, n, c, distances, columns);
                 });
             }

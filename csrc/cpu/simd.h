@@ -9,7 +9,7 @@
 #include <cstring>
 
 // Before a loop of a constant count: unroll it, so that arrays become registers.
-#define FASTJAC_UNROLL _Pragma("GCC unroll 16")
+#define FASTJAC_UNROLL _Pragma("GCC unroll 32")
 
 namespace fastjac {
 namespace FASTJAC_ISA {

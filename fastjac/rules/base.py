@@ -31,6 +31,9 @@ class Rule:
     #: Tensors that ``A`` is made of and that may receive a gradient.
     weights: tuple[Tensor, ...] = ()
 
+    #: Elements of ``u``, all samples together: what the memory of a row is made of.
+    elements: int = 0
+
     #: Whether ``weights`` have a slice a sample, so that gradients are narrowed too.
     per_sample_weights: bool = False
 
@@ -54,6 +57,11 @@ class Rule:
     def narrow(self, samples: Samples) -> Rule:
         """Return the same map for a range of samples only."""
         return self
+
+    @property
+    def name(self) -> str:
+        """What the rule is, for `explain`."""
+        return type(self).__name__
 
     def describe(self) -> str:
         """Say in a few words how this rule runs, for `explain`."""

@@ -29,9 +29,9 @@ class GatedLayer(Rule):
 
     def __init__(self, layer: Rule, packed: Packed, live: Live, made_of: str) -> None:
         self.layer = layer
-        self.weights = layer.weights
+        self.weights, self.elements = layer.weights, layer.elements
         self.packed, self.live = packed, live
-        self.name = made_of
+        self._made_of = made_of
         #: Whether the next rule up is gated too and wants tangents channels-last.
         self.feeds_gated = False
         self._gathered: tuple[Tensor, Tensor] | None = None
@@ -56,16 +56,21 @@ class GatedLayer(Rule):
         if total is None:
             return
         layout = InputLayout(self.packed, rows.shape[0])
-        gradient = total.buffer(self.packed.weight, self.packed.unpacked)
+        weight = self.packed.weight(layout.lanes_are_rows)
+        gradient = total.buffer(weight, self.packed.unpacked)
         compact = self._gather(rows)
         self._run("weight", layout, compact, layout.of(tangents), gradient)
         self._gathered = None
 
     def narrow(self, samples: Samples) -> GatedLayer:
         live = self.live.narrow(samples)
-        narrowed = GatedLayer(self.layer, self.packed, live, self.name)
+        narrowed = GatedLayer(self.layer, self.packed, live, self._made_of)
         narrowed.feeds_gated = self.feeds_gated
         return narrowed
+
+    @property
+    def name(self) -> str:
+        return self._made_of
 
     def describe(self) -> str:
         return f"gated, {self.live.density():.0%} of outputs live"
@@ -91,7 +96,7 @@ class GatedLayer(Rule):
         native_conv.gated_conv(
             direction,
             self.live,
-            weight=self.packed.weight,
+            weight=self.packed.weight(layout.lanes_are_rows),
             compact=compact,
             input=input,
             layout=layout,

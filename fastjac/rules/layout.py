@@ -16,7 +16,7 @@ VECTOR_BYTES = 64
 
 
 class Packed:
-    """A layer's geometry and its weights, (taps, C, lanes of C'), for the kernels."""
+    """A layer's geometry and its weights as the kernels want them."""
 
     def __init__(
         self, layer: Convolution | Linear, planes: torch.Size, pooled_pixels: int
@@ -32,12 +32,20 @@ class Packed:
             self.padding = _pair(layer.geometry.padding, 0)
         self.geometry = self._geometry(layer, planes, pooled_pixels)
         taps = weight.flatten(2).permute(2, 0, 1) if self.rank else weight.unsqueeze(0)
-        stride = padded(self.in_channels, self.lanes)
-        if stride == self.in_channels and taps.is_contiguous():
-            self.weight = taps
-        else:
-            self.weight = weight.new_zeros(*taps.shape[:2], stride)
-            self.weight[..., : self.in_channels] = taps
+        self._taps = taps
+        self._weights: dict[bool, Tensor] = {}
+
+    def weight(self, lanes_are_rows: bool) -> Tensor:
+        """Return the weights, (taps, C, stride): C' of them, or whole vectors."""
+        if lanes_are_rows not in self._weights:
+            lanes = 1 if lanes_are_rows else self.lanes
+            stride = padded(self.in_channels, lanes)
+            packed = self._taps.contiguous()
+            if stride != self.in_channels:
+                packed = packed.new_zeros(*packed.shape[:2], stride)
+                packed[..., : self.in_channels] = self._taps
+            self._weights[lanes_are_rows] = packed
+        return self._weights[lanes_are_rows]
 
     def _in_shape(self, layer: Convolution | Linear) -> tuple[int, int, int]:
         """Return (C', H', W'); a signal of one dimension has H' = 1."""

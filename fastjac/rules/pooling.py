@@ -85,7 +85,7 @@ class Folded(Rule):
         name: str,
     ) -> None:
         self.forward, self.backward = forward, backward
-        self.in_shape, self.name = in_shape, name
+        self.in_shape, self.kind = in_shape, name
 
     def pull(self, rows: Tensor) -> Tensor:
         folded = rows.flatten(0, 1)
@@ -96,4 +96,4 @@ class Folded(Rule):
         return self.forward(tangents.flatten(0, 1)).unflatten(0, tangents.shape[:2])
 
     def describe(self) -> str:
-        return self.name
+        return self.kind

@@ -1,0 +1,96 @@
+// A thread owns parts, ranges of input channels. For a tile of one vector of channels
+// and up to kRows rows, M of a hidden unit stays in registers: it is summed over the
+// unit's live samples and then used at once for both gradients.
+// Operations: 2 R I an entry of the live list, and 4 R I a unit for the two gradients.
+#include "gated_head.h"
+
+#include "simd.h"
+
+namespace fastjac {
+namespace FASTJAC_ISA {
+namespace {
+
+constexpr int kRows = 12;
+
+// Copies one vector of every row of every sample into one place. In `input` they lie
+// whole rows apart, each on a page of its own and many in one set of the cache.
+template <typename T>
+void gather_panel(const GatedHead<T>& p, std::int64_t lane, T* panel) {
+    for (std::int64_t row = 0; row < p.sample_count * p.row_count; ++row) {
+        store(panel + row * kLanes<T>, load(p.input + row * p.stride + lane));
+    }
+}
+
+template <int KR, typename T>
+void unit(const GatedHead<T>& p, std::int64_t j, std::int64_t first_row,
+          std::int64_t lane, const T* panel, T* row_gradient) {
+    Vector<T> sums_of_rows[KR] = {};
+    const std::int64_t sample = p.row_count * kLanes<T>;
+    for (std::int32_t e = p.starts[j]; e < p.starts[j + 1]; ++e) {
+        const T* rows = panel + p.samples[e] * sample + first_row * kLanes<T>;
+        const T gate = p.factors[e];
+        FASTJAC_UNROLL
+        for (int r = 0; r < KR; ++r) {
+            sums_of_rows[r] += gate * load(rows + r * kLanes<T>);
+        }
+    }
+    T* to = p.weight_gradient + j * p.stride + lane;
+    const T* b = p.rows + j * p.row_count + first_row;
+    const Vector<T> weight = load(p.weight + j * p.stride + lane);
+    Vector<T> gradient = load(to);
+    FASTJAC_UNROLL
+    for (int r = 0; r < KR; ++r) {
+        gradient += b[r] * sums_of_rows[r];
+        sums_of_rows[r] *= weight;
+    }
+    store(to, gradient);
+    T totals[KR];
+    sums<KR, 0, T>(sums_of_rows, totals);
+    FASTJAC_UNROLL
+    for (int r = 0; r < KR; ++r) row_gradient[first_row + r] += totals[r];
+}
+
+}  // namespace
+
+template <typename T>
+void gated_head(const GatedHead<T>& p) {
+    const std::int64_t vectors = (p.in_channels + kLanes<T> - 1) / kLanes<T>;
+    const std::int64_t size = p.units * p.row_count;
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (std::int64_t part = 0; part < kHeadParts; ++part) {
+            T* partial = p.partials + part * size;
+            T* panel = p.panels + part * p.sample_count * p.row_count * kHeadLanes;
+            const std::int64_t end = (part + 1) * vectors / kHeadParts;
+            for (std::int64_t v = part * vectors / kHeadParts; v < end; ++v) {
+                gather_panel(p, v * kLanes<T>, panel);
+                for (std::int64_t r = 0; r < p.row_count; r += kRows) {
+                    const std::int64_t left = p.row_count - r;
+                    WithConstant<kRows>::call(
+                        static_cast<int>(left < kRows ? left : kRows), [&](auto kr) {
+                            for (std::int64_t j = 0; j < p.units; ++j) {
+                                if (p.starts[j] == p.starts[j + 1]) continue;
+                                unit<kr.of>(p, j, r, v * kLanes<T>, panel,
+                                            partial + j * p.row_count);
+                            }
+                        });
+                }
+            }
+        }
+#pragma omp for schedule(static)
+        for (std::int64_t i = 0; i < size; ++i) {
+            T total = p.row_gradient[i];
+            for (std::int64_t part = 0; part < kHeadParts; ++part) {
+                total += p.partials[part * size + i];
+            }
+            p.row_gradient[i] = total;
+        }
+    }
+}
+
+template void gated_head<float>(const GatedHead<float>&);
+template void gated_head<double>(const GatedHead<double>&);
+
+}  // namespace FASTJAC_ISA
+}  // namespace fastjac

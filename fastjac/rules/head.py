@@ -1,0 +1,89 @@
+"""The last two linear layers of a classifier, with the gates between them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastjac import native_conv
+from fastjac.rules.activation import Gate
+from fastjac.rules.base import Rule, Samples, Sums
+from fastjac.rules.gated import GatedLayer
+from fastjac.rules.layout import InputLayout
+from fastjac.rules.linear import Linear, is_shared
+from fastjac.rules.live import Live
+
+
+class GatedHead(Rule):
+    """``logits = V (d o (W u))``: a gated linear layer, then the logits' own layer.
+
+    Where all samples have the same seeds S, so have they the rows ``B = S V`` behind the
+    gates, and one sum over live samples, M = D^T T, gives both weights' gradients
+    (csrc/cpu/gated_head.h): nothing has to be pushed through W.
+    """
+
+    def __init__(self, hidden: GatedLayer, gate: Gate, logits: Linear) -> None:
+        self.hidden, self.gate, self.logits = hidden, gate, logits
+        self.weights = (*hidden.weights, *logits.weights)
+        self.elements = hidden.elements
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return self.hidden.pull(self.logits.pull(rows))
+
+    def push(self, tangents: Tensor) -> Tensor:
+        return self.logits.push(self.hidden.push(tangents))
+
+    def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
+        hidden_sum, logits_sum = sums
+        layout = InputLayout(self.hidden.packed, rows.shape[0])
+        if layout.lanes_are_rows or hidden_sum is None or not is_shared(rows):
+            if hidden_sum is not None:
+                between = self.logits.pull(rows)
+                self.hidden.weight_gradients(between, tangents, (hidden_sum,))
+            if logits_sum is not None:
+                pushed = self.hidden.push(tangents)
+                self.logits.weight_gradients(rows, pushed, (logits_sum,))
+            return
+        packed = self.hidden.packed
+        weight, seeds = packed.weight(lanes_are_rows=False), rows[:, 0]
+        gradient = native_conv.gated_head(
+            self._by_unit(rows.shape[1]),
+            weight=weight,
+            rows=(seeds @ self.logits.weight).t().contiguous(),
+            input=layout.of(tangents),
+            layout=layout,
+            weight_gradient=hidden_sum.buffer(weight, packed.unpacked),
+        )
+        if logits_sum is not None:
+            logits_sum.add_product(seeds.t(), gradient.t())
+
+    def narrow(self, samples: Samples) -> GatedHead:
+        return GatedHead(
+            self.hidden.narrow(samples), self.gate.narrow(samples), self.logits
+        )
+
+    def describe(self) -> str:
+        return f"{self.hidden.describe()}, both gradients in one product"
+
+    @property
+    def name(self) -> str:
+        return f"{self.hidden.name} + Linear"
+
+    def _by_unit(self, samples: int) -> Live:
+        """List the live samples of each hidden unit."""
+        units = self.hidden.packed.shape[0]
+        geometry = native_conv.conv_geometry(
+            in_channels=1,
+            out_channels=samples,
+            in_size=(1, units),
+            out_size=(1, units),
+            pooled_pixels=units,
+            kernel=(1, 1),
+            stride=(1, 1),
+            padding=(0, 0),
+            dilation=(1, 1),
+        )
+        shape = torch.Size((1, samples, 1, units))
+        values = self.gate.values.expand(samples, units).reshape(shape)
+        gate = Gate(values, shape, self.gate.step)
+        return Live.listed(geometry, shape, shape, gate, None, None, self.logits.weight)
