@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fastjac import workspace
 from fastjac.checks import check_seeds
 from fastjac.linearization import Edge, Linearization
 from fastjac.rules.base import Rule, Samples, Sum
@@ -191,11 +192,13 @@ class Sweep:
         return [gradients.result(weight) for weight in wanted], seeds_gradient
 
     def _pieces(self) -> Iterator[tuple[Chunk, list[Edge]]]:
-        """Yield each chunk with the edges of its samples."""
+        """Yield each chunk with the edges of its samples; then its memory is reused."""
         previous = (-1, -1)
         edges: list[Edge] = []
-        with torch.no_grad(), torch.autocast(self.seeds.device.type, enabled=False):
+        autocast = torch.autocast(self.seeds.device.type, enabled=False)
+        with torch.no_grad(), autocast, workspace.sweeping() as arena:
             for chunk in self.chunks:
+                arena.rewind()
                 if (chunk.start, chunk.stop) != previous:
                     previous = (chunk.start, chunk.stop)
                     edges = self.linearization.narrowed(*previous)

@@ -12,6 +12,19 @@ namespace {
 
 constexpr int kRows = 12;
 
+// Bytes of the panel, one vector of a tile's rows for all samples, that stay in L1.
+constexpr std::int64_t kPanelBytes = 24 * 1024;
+
+// Rows of a tile: as many as registers hold and L1 holds for all samples.
+template <typename T>
+inline int tile_rows(const GatedHead<T>& p, std::int64_t first) {
+    const std::int64_t fit = kPanelBytes / (p.sample_count * kVectorBytes);
+    const std::int64_t most = fit < 4 ? 4 : (fit > kRows ? kRows : fit);
+    const std::int64_t tiles = (p.row_count + most - 1) / most;
+    const std::int64_t size = (p.row_count + tiles - 1) / tiles;
+    return static_cast<int>(p.row_count - first < size ? p.row_count - first : size);
+}
+
 // Copies one vector of every row of every sample into one place. In `input` they lie
 // whole rows apart, each on a page of its own and many in one set of the cache.
 template <typename T>
@@ -65,16 +78,16 @@ void gated_head(const GatedHead<T>& p) {
             const std::int64_t end = (part + 1) * vectors / kHeadParts;
             for (std::int64_t v = part * vectors / kHeadParts; v < end; ++v) {
                 gather_panel(p, v * kLanes<T>, panel);
-                for (std::int64_t r = 0; r < p.row_count; r += kRows) {
-                    const std::int64_t left = p.row_count - r;
-                    WithConstant<kRows>::call(
-                        static_cast<int>(left < kRows ? left : kRows), [&](auto kr) {
-                            for (std::int64_t j = 0; j < p.units; ++j) {
-                                if (p.starts[j] == p.starts[j + 1]) continue;
-                                unit<kr.of>(p, j, r, v * kLanes<T>, panel,
-                                            partial + j * p.row_count);
-                            }
-                        });
+                for (std::int64_t r = 0; r < p.row_count;) {
+                    const int rows = tile_rows(p, r);
+                    WithConstant<kRows>::call(rows, [&](auto kr) {
+                        for (std::int64_t j = 0; j < p.units; ++j) {
+                            if (p.starts[j] == p.starts[j + 1]) continue;
+                            unit<kr.of>(p, j, r, v * kLanes<T>, panel,
+                                        partial + j * p.row_count);
+                        }
+                    });
+                    r += rows;
                 }
             }
         }

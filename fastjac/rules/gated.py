@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastjac import native_conv
+from fastjac import native_conv, workspace
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule, Samples, Sums
 from fastjac.rules.layout import InputLayout, Packed, padded
@@ -45,7 +45,8 @@ class GatedLayer(Rule):
     def push(self, tangents: Tensor) -> Tensor:
         count, samples = tangents.shape[:2]
         layout = InputLayout(self.packed, count)
-        compact = tangents.new_empty(self.live.entries, layout.compact_stride)
+        size = (self.live.entries, layout.compact_stride)
+        compact = workspace.empty(size, tangents)
         self._run("push", layout, compact, layout.of(tangents))
         pushed = self._zeros(tangents, count, samples)
         self.live.scatter(compact, pushed)
@@ -80,7 +81,7 @@ class GatedLayer(Rule):
         if self._gathered is not None and self._gathered[0] is rows:
             return self._gathered[1]
         stride = InputLayout(self.packed, rows.shape[0]).compact_stride
-        compact = rows.new_empty(self.live.entries, stride)
+        compact = workspace.empty((self.live.entries, stride), rows)
         self.live.gather(rows, compact)
         self._gathered = rows, compact
         return compact
@@ -107,9 +108,9 @@ class GatedLayer(Rule):
         """Return zero tangents (R, n, C, ...) behind the pool for the next rule up."""
         channels, *spatial = self.live.out_shape[1:]
         if not self.feeds_gated:
-            return like.new_zeros(count, samples, channels, *spatial)
+            return workspace.zeros((count, samples, channels, *spatial), like)
         stride = padded(channels, self.packed.lanes)
-        whole = like.new_zeros(samples, *spatial, count, stride)
+        whole = workspace.zeros((samples, *spatial, count, stride), like)
         return whole[..., :channels].movedim((-2, 0, -1), (0, 1, 2))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastjac import native_conv
+from fastjac import native_conv, workspace
 from fastjac.rules.convolution import Convolution
 from fastjac.rules.linear import Linear
 
@@ -106,8 +106,8 @@ class InputLayout:
     def empty(self, like: Tensor) -> Tensor:
         """Return rows to be written for the samples of ``like``; a frame is zero."""
         samples = like.shape[1]
-        make = like.new_zeros if self.corner else like.new_empty
-        rows = self._view(make(samples * self.sample), samples)
+        make = workspace.zeros if self.corner else workspace.empty
+        rows = self._view(make((samples * self.sample,), like), samples)
         if self.corner:
             rows.framed = True  # type: ignore[attr-defined]
         return rows
@@ -117,8 +117,8 @@ class InputLayout:
         if self._holds(tangents):
             return tangents
         samples = tangents.shape[1]
-        laid_out = self._view(tangents.new_zeros(samples * self.sample), samples)
-        return laid_out.copy_(tangents)
+        laid_out = workspace.zeros((samples * self.sample,), tangents)
+        return self._view(laid_out, samples).copy_(tangents)
 
     def origin(self, rows: Tensor) -> int:
         """Return the address of the first element, that of the frame's corner."""
@@ -127,7 +127,8 @@ class InputLayout:
     def _view(self, buffer: Tensor, samples: int) -> Tensor:
         spatial = self.packed.in_shape[3 - self.packed.rank :]
         shape = (self.count, samples, self.packed.in_channels, *spatial)
-        return buffer.as_strided(shape, self.strides, self.corner)
+        start = buffer.storage_offset() + self.corner
+        return buffer.as_strided(shape, self.strides, start)
 
     def _holds(self, tensor: Tensor) -> bool:
         """Whether a tensor has these strides, and the padding and frame around it.
