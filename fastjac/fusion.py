@@ -47,7 +47,7 @@ def fused(rules: list[Rule], at_logits: bool = False) -> list[Rule]:
 
 
 def _head(rules: list[Rule], joined: list[Rule]) -> GatedHead | None:
-    """Join ``[Linear, Gate..., Linear]`` at the end of a chain, the classifier's head."""
+    """Join ``[Linear, Gate..., Linear]`` at a chain's end, a classifier's head."""
     if len(joined) < 2:
         return None
     hidden, logits = joined[-2:]

@@ -17,7 +17,7 @@ from fastjac.rules.live import Live
 class GatedHead(Rule):
     """``logits = V (d o (W u))``: a gated linear layer, then the logits' own layer.
 
-    Where all samples have the same seeds S, so have they the rows ``B = S V`` behind the
+    Where all samples have the same seeds S, so they have the rows ``B = S V`` at the
     gates, and one sum over live samples, M = D^T T, gives both weights' gradients
     (csrc/cpu/gated_head.h): nothing has to be pushed through W.
     """
