@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import TypeGuard
 
 import torch
 
 from fastjac import native
 from fastjac.native_conv import MOST_TAPS
-from fastjac.rules.activation import Gate
+from fastjac.rules.activation import Gate, Scale
 from fastjac.rules.base import Rule
 from fastjac.rules.convolution import Convolution
 from fastjac.rules.gated import GatedLayer, made_of
@@ -20,7 +21,7 @@ from fastjac.rules.live import Live
 from fastjac.rules.pooling import Route
 
 #: The largest share of live outputs at which the gated kernels beat the dense product,
-#: measured by bench/density.py (bench/NOTES.md has the curves).
+#: measured by bench/thresholds.py (bench/NOTES.md has the figures).
 MOST_LIVE = {Convolution: 0.75, Linear: 0.6}
 
 
@@ -31,7 +32,7 @@ def fused(rules: list[Rule], at_logits: bool = False) -> list[Rule]:
     one `GatedLayer` where the native kernels can run it and enough outputs are dead;
     a chain that ends ``at_logits`` may end in one `GatedHead`.
     """
-    rules = [rule for rule in rules if type(rule) is not Rule]
+    rules = _absorbed([rule for rule in rules if type(rule) is not Rule])
     joined: list[Rule] = []
     position = 0
     while position < len(rules):
@@ -44,6 +45,39 @@ def fused(rules: list[Rule], at_logits: bool = False) -> list[Rule]:
         if isinstance(lower, GatedLayer):
             lower.feeds_gated = isinstance(upper, GatedLayer)
     return joined
+
+
+def _absorbed(rules: list[Rule]) -> list[Rule]:
+    """Multiply scales a channel, such as BatchNorm's, into the layer before them.
+
+    The product is a computed weight, through which autograd finds both factors.
+    """
+    joined: list[Rule] = []
+    for rule in rules:
+        layer = joined[-1] if joined else None
+        if isinstance(layer, Convolution | Linear) and _is_channel_scale(rule, layer):
+            factor = rule.weights[0] if isinstance(rule, Scale) else rule.values
+            joined[-1] = layer.scaled(factor.flatten())
+        else:
+            joined.append(rule)
+    return joined
+
+
+def _is_channel_scale(
+    rule: Rule, layer: Convolution | Linear
+) -> TypeGuard[Scale | Gate]:
+    """Whether a rule multiplies every output channel of a layer by one number."""
+    if isinstance(rule, Scale):
+        factor = rule.factor
+    elif isinstance(rule, Gate) and not rule.step:
+        factor = rule.values
+    else:
+        return False
+    weight = layer.weight
+    if isinstance(layer, Convolution) and layer.geometry.transposed:
+        return False
+    shape = (weight.shape[0], *(1,) * (weight.dim() - 2))
+    return tuple(factor.shape) == shape and factor.dtype == weight.dtype
 
 
 def _head(rules: list[Rule], joined: list[Rule]) -> GatedHead | None:

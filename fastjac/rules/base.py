@@ -148,6 +148,10 @@ class Transposed(Rule):
         self.rule = rule
         self.samplewise = rule.samplewise
 
+    @property
+    def name(self) -> str:
+        return f"{self.rule.name}, transposed"
+
     def pull(self, rows: Tensor) -> Tensor:
         return self.rule.push(rows)
 

@@ -64,6 +64,15 @@ class Convolution(Rule):
         folded = rows.flatten(0, 1), tangents.flatten(0, 1)
         total.add(self._backward(*folded, needs=(False, True, False))[1])
 
+    def scaled(self, factor: Tensor) -> Convolution:
+        """Return this convolution with output channel c multiplied by ``factor[c]``."""
+        with torch.enable_grad():
+            scale = factor.view(-1, *(1,) * (self.weight.dim() - 1))
+            weight = self.weights[0] * scale
+        scaled = Convolution(weight, self.geometry, self.in_shape)
+        scaled.elements = self.elements
+        return scaled
+
     def describe(self) -> str:
         return "dense, torch convolution"
 

@@ -38,6 +38,14 @@ class Linear(Rule):
             rows, tangents = rows.flatten(0, 1), tangents.flatten(0, 1)
         total.add_product(rows.t(), tangents, self.scale)
 
+    def scaled(self, factor: Tensor) -> Linear:
+        """Return this layer with output c multiplied by ``factor[c]``."""
+        with torch.enable_grad():
+            weight = self.weights[0] * factor.view(-1, 1)
+        scaled = Linear(weight, self.scale)
+        scaled.elements = self.elements
+        return scaled
+
     def describe(self) -> str:
         return "dense, matrix product"
 
