@@ -22,7 +22,7 @@ from fastjac.rules.pooling import Route
 
 #: The largest share of live outputs at which the gated kernels beat the dense product,
 #: measured by bench/thresholds.py (bench/NOTES.md has the figures).
-MOST_LIVE = {Convolution: 0.75, Linear: 0.6}
+MOST_LIVE = {Convolution: 0.85, Linear: 0.6}
 
 
 def fused(rules: list[Rule], at_logits: bool = False) -> list[Rule]:
