@@ -66,7 +66,7 @@ def times(folder: Path, quick: bool) -> str:
             group=group,
             only=ESSENTIAL if wide and group == "jacobian" else None,
             rounds=3 if quick else 9,
-            seconds=90,
+            seconds=45,
         )
         parts.append(f"### {net}, N = {samples}, K = {classes}, {group} penalty\n")
         parts.append(markdown(HEADER, table(results)) + "\n")
