@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -186,4 +188,13 @@ def warn_once(key: str, message: str) -> None:
     """Warn about one thing once a process."""
     if key not in _said:
         _said.add(key)
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=_users_level())
+
+
+def _users_level() -> int:
+    """Return the stack level of the first caller outside fastjac and torch."""
+    inside = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+    frame, level = sys._getframe(1), 1
+    while frame is not None and frame.f_code.co_filename.startswith(inside):
+        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
+    return level

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastjac import checks
-from fastjac.graph import find_node
+from fastjac.graph import find_node, sequence_number
 
 Model = Callable[[Tensor], Tensor]
 
@@ -73,10 +74,11 @@ def unwrapped(model: Model) -> Model:
 
 
 def locator(model: Model, x: Tensor) -> Callable[[str], str]:
-    """Return a function that says where in the model's code a node came from.
+    """Return a function that says where in the model a node came from.
 
-    It runs the forward pass once more, recording stack traces; random numbers and
-    BatchNorm statistics are put back. It is called only before a fallback.
+    It names the module and the line of code. It runs the forward pass once more,
+    recording stack traces; random numbers and BatchNorm statistics are put back. It is
+    called only before a fallback.
     """
 
     def locate(name: str) -> str:
@@ -85,13 +87,61 @@ def locator(model: Model, x: Tensor) -> Callable[[str], str]:
             _kept_statistics(model),
             torch.enable_grad(),
             torch.autograd.set_detect_anomaly(True, check_nan=False),
+            _watched(unwrapped(model)) as spans,
         ):
             leaf = x.detach().requires_grad_()
             logits = unwrapped(model)(leaf)
             node = find_node(logits, name)
-        return "" if node is None else _user_line(node.metadata)
+        if node is None:
+            return ""
+        return _module_of(node, spans) + _user_line(node.metadata)
 
     return locate
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The sequence numbers of the autograd nodes that a module's forward made."""
+
+    module: str
+    start: int
+    stop: int
+
+
+@contextmanager
+def _watched(model: Model) -> Iterator[list[_Span]]:
+    """Note which nodes each module makes, by hooks that are removed afterwards."""
+    spans: list[_Span] = []
+    starts: dict[nn.Module, list[int]] = {}
+    handles = []
+    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        label = f"module {name}" if name else "the model itself"
+        label += f" ({type(module).__name__})"
+
+        def enter(module: nn.Module, _: Any) -> None:
+            starts.setdefault(module, []).append(sequence_number())
+
+        def leave(module: nn.Module, _: Any, __: Any, label: str = label) -> None:
+            spans.append(_Span(label, starts[module].pop(), sequence_number()))
+
+        handles += [
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(leave),
+        ]
+    try:
+        yield spans
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _module_of(node: Any, spans: list[_Span]) -> str:
+    """Name the innermost module that made a node."""
+    number = node._sequence_nr()
+    around = [span for span in spans if span.start <= number < span.stop]
+    if not around:
+        return ""
+    return f", in {min(around, key=lambda span: span.stop - span.start).module}"
 
 
 def _user_line(metadata: dict[str, Any]) -> str:

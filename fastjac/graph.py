@@ -152,6 +152,13 @@ def _dependent(order: list[Any], goal: Value) -> set[Value]:
     return dependent
 
 
+def sequence_number() -> int:
+    """Return a number larger than those of all nodes that this thread has made."""
+    with torch.enable_grad():
+        node: Any = torch.zeros(1, requires_grad=True).neg().grad_fn
+    return int(node._sequence_nr())
+
+
 def find_node(logits: Tensor, name: str) -> Any:
     """Return a node behind ``logits`` by the end of its name, or None."""
     for node in _topological(logits.grad_fn, None):

@@ -15,7 +15,7 @@ from nets import images, small_conv
 from torch import Tensor, nn
 
 import fastjac
-from fastjac import reference
+from fastjac import checks, reference
 
 DOUBLE = torch.float64
 
@@ -205,3 +205,19 @@ def test_explain_names_what_falls_back_and_why() -> None:
     text = str(fastjac.explain(model, torch.randn(4, 5, dtype=DOUBLE)))
     assert "Softmax" in text
     assert "autograd" in text
+
+
+def test_a_fallback_names_the_module_the_line_and_the_caller() -> None:
+    inner = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4))
+    model = nn.Sequential(inner, nn.Linear(4, 3))
+    x = torch.randn(2, 5)
+    with pytest.raises(NotImplementedError) as caught:
+        fastjac.jacobian_penalty(model, x, backend="fused")
+    assert "NativeLayerNormBackward0" in str(caught.value)
+    assert "in module 0.1 (LayerNorm)" in str(caught.value)
+    assert f'computed at File "{__file__}"' in str(caught.value)
+    assert not model[0][1]._forward_hooks and not model[0][1]._forward_pre_hooks
+    checks._said.clear()
+    with pytest.warns(UserWarning, match=r"module 0\.1 \(LayerNorm\)") as record:
+        fastjac.jacobian_penalty(model, x)
+    assert record[0].filename == __file__

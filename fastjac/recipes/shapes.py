@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from fastjac.graph import Arc, Unsupported, meta, metas
+from fastjac.graph import Arc, Unsupported, meta, metas, sequence_number
 from fastjac.rules.base import Rule
 from fastjac.rules.node import Node
 from fastjac.rules.shape import Pad, Permute, Reshape, Slice
@@ -136,19 +136,15 @@ def write_into(arc: Arc) -> Rule:
     tensor that requires grad, ``f`` holds a weight or is smooth, and the node alone
     would miss their gradient.
     """
+    now = sequence_number()
     with torch.enable_grad():
-        now: Any = torch.zeros(1, requires_grad=True).neg().grad_fn
         rows = [
             torch.randn(m.shape, dtype=m.dtype, device=m.device)
             for m in metas(arc.node)
         ]
         pulled = arc.node(*rows)
     for part in pulled if isinstance(pulled, tuple) else (pulled,):
-        if (
-            part is not None
-            and part.requires_grad
-            and _varies(part, now._sequence_nr())
-        ):
+        if part is not None and part.requires_grad and _varies(part, now):
             raise Unsupported(
                 arc.node, "an in-place operation on a view that is not piecewise linear"
             )
