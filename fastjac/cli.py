@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from fastjac.build import build_info
+
 EXTRA = "pip install 'fastjac[cli]'"
 
 
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in ("typer", "rich"):
             raise
+        if given == ["info"]:  # what to send with a bug report needs no extra
+            print(build_info())
+            return 0
         return _fail("fastjac", f"its commands need {package}: {EXTRA}", 1)
     except KeyboardInterrupt:
         return 130

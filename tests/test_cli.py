@@ -231,15 +231,26 @@ def test_importing_fastjac_loads_none_of_the_extras():
     assert run.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("package", ["typer", "rich"])
-def test_missing_extra_is_named(package):
+def without(package: str, command: str) -> subprocess.CompletedProcess:
+    """Run a command where a package of the extra is not installed."""
     code = (
         f"import sys; sys.modules[{package!r}] = None\n"
-        "from fastjac.cli import main; sys.exit(main(['info']))"
+        f"from fastjac.cli import main; sys.exit(main([{command!r}]))"
     )
-    run = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True
     )
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_missing_extra_is_named(package):
+    run = without(package, "demo")
     assert run.returncode == 1
     assert f"need {package}: pip install 'fastjac[cli]'" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_info_needs_no_extra():
+    run = without("typer", "info")
+    assert run.returncode == 0, run.stderr
+    assert "instruction sets" in run.stdout
