@@ -18,24 +18,12 @@ from torch import Tensor
 
 from fastjac import workspace
 from fastjac.checks import check_seeds
+from fastjac.chunks import Chunk, chunks
 from fastjac.linearization import Edge, Linearization
 from fastjac.rules.base import Rule, Samples, Sum
 
-#: Bytes that the rows of one chunk may take, over all values of the network together.
-CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
-
 #: The rows at the output of each rule whose weights get a gradient.
 Kept = dict[tuple[int, int], Tensor]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Samples ``start:stop`` and rows ``first:last``."""
-
-    start: int
-    stop: int
-    first: int
-    last: int
 
 
 @dataclass
@@ -66,32 +54,6 @@ class Gradients:
         """Return the gradient of one weight, None if it was not wanted."""
         total = self.sums.get(id(weight))
         return None if total is None else total.value
-
-
-def chunks(linearization: Linearization, rows: int, chunk: int | None) -> list[Chunk]:
-    """Split samples and rows so that a chunk holds at most ``chunk`` of (sample, row).
-
-    Rows of one sample stay together as far as that allows, because they share gates.
-    """
-    samples = linearization.samples
-    if chunk is None:
-        budget = CHUNK_BYTES.get(linearization.device.type, CHUNK_BYTES["cpu"])
-        size = linearization.logits_dtype.itemsize
-        chunk = max(1, budget // (size * linearization.row_elements))
-    per_chunk = max(1, chunk // rows) if linearization.samplewise else samples
-    rows_per_chunk = min(rows, max(1, chunk // min(per_chunk, samples)))
-    return [
-        Chunk(start, stop, first, last)
-        for start, stop in _ranges(samples, per_chunk)
-        for first, last in _ranges(rows, rows_per_chunk)
-    ]
-
-
-def _ranges(total: int, most: int) -> Iterator[tuple[int, int]]:
-    """Split ``0:total`` into nearly equal ranges of at most ``most``."""
-    parts = -(-total // most)
-    for part in range(parts):
-        yield part * total // parts, (part + 1) * total // parts
 
 
 class Sweep:
