@@ -23,8 +23,8 @@ class GatedLayer(Rule):
     """``v = route(gate o (u * W))``, then perhaps another gate.
 
     ``layer`` is the dense rule whose weight it is; a linear layer is a convolution of
-    one pixel and one tap. ``gates`` is what is made of: the gate before the pool, the
-    route, and the gate behind the pool.
+    one pixel and one tap. ``live`` lists what the gates and the route let through, and
+    ``made_of`` names the rules that this one stands for.
     """
 
     def __init__(self, layer: Rule, packed: Packed, live: Live, made_of: str) -> None:
