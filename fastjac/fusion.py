@@ -108,12 +108,21 @@ def _next(rules: list[Rule], start: int) -> tuple[Rule, int]:
     gate, stop = _gates(rules, start + 1)
     route = rules[stop] if stop < len(rules) else None
     behind = None
-    if isinstance(layer, Convolution) and isinstance(route, Route):
+    if isinstance(route, Route) and _pools_pixels(layer, route):
         behind, stop = _gates(rules, stop + 1)
     else:
         route = None
     gated = _gated(layer, gate, route, behind)
     return (layer, start + 1) if gated is None else (gated, stop)
+
+
+def _pools_pixels(layer: Convolution | Linear, route: Route) -> bool:
+    """Whether a pool's planes are the pixels of a convolution's channels.
+
+    torch pools a (C, H, W) tensor too, so that a pool of more dimensions than the
+    convolution has takes the channels for pixels.
+    """
+    return isinstance(layer, Convolution) and route.spatial == layer.weight.dim() - 2
 
 
 def _gates(rules: list[Rule], start: int) -> tuple[Gate | None, int]:

@@ -204,6 +204,14 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
             ("ceil mode", {"kernel_size": 2, "stride": 2, "ceil_mode": True}),
         ]
     },
+    "max pool that takes channels for rows": (
+        lambda: nn.Sequential(nn.Conv1d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        (3, 10),
+    ),
+    "max pool that takes channels for depth": (
+        lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.MaxPool3d(2)),
+        IMAGE,
+    ),
     "max pool after relu": (lambda: nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), IMAGE),
     "relu after max pool": (lambda: nn.Sequential(nn.MaxPool2d(2), nn.ReLU()), IMAGE),
     "max pool with indices": (
