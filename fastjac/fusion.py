@@ -36,11 +36,8 @@ def fused(rules: list[Rule], at_logits: bool = False) -> list[Rule]:
     joined: list[Rule] = []
     position = 0
     while position < len(rules):
-        rule, position = _next(rules, position)
+        rule, position = _next(rules, position, at_logits)
         joined.append(rule)
-    head = _head(rules, joined) if at_logits else None
-    if head is not None:
-        joined[-2:] = [head]
     for lower, upper in pairwise(joined):
         if isinstance(lower, GatedLayer):
             lower.feeds_gated = isinstance(upper, GatedLayer)
@@ -80,24 +77,7 @@ def _is_channel_scale(
     return tuple(factor.shape) == shape and factor.dtype == weight.dtype
 
 
-def _head(rules: list[Rule], joined: list[Rule]) -> GatedHead | None:
-    """Join ``[Linear, Gate..., Linear]`` at a chain's end, a classifier's head."""
-    if len(joined) < 2:
-        return None
-    hidden, logits = joined[-2:]
-    if not (
-        isinstance(hidden, GatedLayer)
-        and isinstance(hidden.layer, Linear)
-        and isinstance(logits, Linear)
-        and logits.scale == 1
-    ):
-        return None
-    start = max(i for i, rule in enumerate(rules) if rule is hidden.layer) + 1
-    gate, _ = _gates(rules, start)
-    return None if gate is None else GatedHead(hidden, gate, logits)
-
-
-def _next(rules: list[Rule], start: int) -> tuple[Rule, int]:
+def _next(rules: list[Rule], start: int, at_logits: bool) -> tuple[Rule, int]:
     """Return the rule that begins at ``start``, and where the one behind it begins."""
     layer = rules[start]
     if isinstance(layer, Gate):
@@ -113,7 +93,19 @@ def _next(rules: list[Rule], start: int) -> tuple[Rule, int]:
     else:
         route = None
     gated = _gated(layer, gate, route, behind)
-    return (layer, start + 1) if gated is None else (gated, stop)
+    if gated is None:
+        return layer, start + 1
+    last = rules[-1]
+    if (
+        at_logits
+        and stop == len(rules) - 1
+        and isinstance(layer, Linear)
+        and isinstance(last, Linear)
+        and last.scale == 1
+        and gate is not None
+    ):
+        return GatedHead(gated, gate, last), len(rules)
+    return gated, stop
 
 
 def _pools_pixels(layer: Convolution | Linear, route: Route) -> bool:

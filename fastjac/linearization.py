@@ -25,7 +25,7 @@ class Edge:
     source: Hashable
     target: Hashable
     rules: list[Rule]
-    #: Shapes of all values on the way, for the memory of a chunk and for `explain`.
+    #: Shapes of all values on the way, which say whether samples stay apart.
     shapes: list[torch.Size]
 
 
@@ -52,8 +52,7 @@ class Linearization:
         ]
         self.weights = _unique(
             weight
-            for edge in self.edges
-            for rule in edge.rules
+            for rule in self.rules
             for weight in rule.weights
             if weight.requires_grad
         )

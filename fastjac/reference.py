@@ -15,11 +15,6 @@ import torch
 from torch import Tensor
 
 
-def identity_seeds(logits: Tensor) -> Tensor:
-    """Return the (K, K) seeds whose rows are the Jacobian itself."""
-    return torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
-
-
 def pull(
     logits: Tensor, x: Tensor, seeds: Tensor, *, create_graph: bool = False
 ) -> Tensor:

@@ -80,8 +80,8 @@ def open_rows(logits: Tensor, x: Tensor, backend: str, locate: Any = None) -> Ro
         x: (N, ...), which they were computed from.
         backend: "auto" falls back to autograd with one warning a kind of node, "fused"
             raises instead, "autograd" asks for the reference.
-        locate: called without arguments where there is no rule for a node; returns a
-            sentence that says where in the user's code the node came from.
+        locate: called with a node's name where there is no rule for it; says where in
+            the user's code the node came from.
 
     Raises:
         NotImplementedError: with "fused", for a node without a rule.

@@ -28,9 +28,9 @@ Kept = dict[tuple[int, int], Tensor]
 
 @dataclass
 class Gradients:
-    """Running sums of the gradients with respect to weights and seeds."""
+    """Running sums of the gradients with respect to weights."""
 
-    linearization: Linearization
+    #: Identities of the weights whose gradient is wanted.
     wanted: set[int]
     sums: dict[int, Sum] = field(default_factory=dict)
 
@@ -141,9 +141,8 @@ class Sweep:
         wanted: list[Tensor],
         seeds_wanted: bool,
     ) -> tuple[list[Tensor | None], Tensor | None]:
-        lin = self.linearization
         ids = {id(weight) for weight in wanted}
-        gradients = Gradients(lin, ids)
+        gradients = Gradients(ids)
         seeds_gradient = torch.zeros_like(self.seeds) if seeds_wanted else None
         for chunk, edges in self._pieces():
             rows, kept = self._pull(chunk, edges, ids)
