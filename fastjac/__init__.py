@@ -12,12 +12,12 @@ from fastjac.harden import harden, train
 from fastjac.jacobian import jacobian, jacobian_norm, spectral_norm
 from fastjac.linearize import linearize
 from fastjac.penalties import (
-    JacobianReg,
     cross_lipschitz_penalty,
     input_gradient_penalty,
     jacobian_penalty,
     penalty_from_graph,
 )
+from fastjac.regularizer import JacobianReg
 
 __all__ = [
     "JacobianReg",

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from fastjac import checks, seeds
-from fastjac.forward import forward, locator, outside_inference_mode
-from fastjac.penalties import Model
+from fastjac.forward import Model, forward, locator, outside_inference_mode
 from fastjac.source import open_rows
 
 

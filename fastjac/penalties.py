@@ -11,18 +11,15 @@ Each is ``sum_i ||S J(x_i)||_F^2`` for its own seeds ``S``:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastjac import checks, seeds
-from fastjac.forward import forward, locator, outside_inference_mode
-from fastjac.source import Rows, open_rows
-
-Model = Callable[[Tensor], Tensor]
+from fastjac.forward import Model, outside_inference_mode
+from fastjac.squares import Squares
 
 
 @outside_inference_mode
@@ -79,19 +76,9 @@ def jacobian_penalty(
         >>> float(fastjac.jacobian_penalty(model, torch.randn(4, 3), reduction="mean"))
         6.0
     """
-    logits, leaf = forward(model, x)
-    penalty = _jacobian_penalty(
-        logits,
-        leaf,
-        locator(model, leaf),
-        reduction=reduction,
-        class_weights=class_weights,
-        projections=projections,
-        generator=generator,
-        chunk=chunk,
-        backend=backend,
-    )
-    return (penalty, logits) if return_logits else penalty
+    chosen = partial(_seeds, class_weights, projections, generator)
+    squares = Squares(chosen, reduction, chunk, backend)
+    return squares.of_model(model, x, return_logits)
 
 
 @outside_inference_mode
@@ -134,19 +121,8 @@ def penalty_from_graph(
         >>> float(fastjac.penalty_from_graph(logits, x, reduction="mean"))
         15.0
     """
-    checks.check_input(x)
-    checks.check_logits(logits, x)
-    return _jacobian_penalty(
-        logits,
-        x,
-        None,
-        reduction=reduction,
-        class_weights=class_weights,
-        projections=projections,
-        generator=generator,
-        chunk=chunk,
-        backend=backend,
-    )
+    chosen = partial(_seeds, class_weights, projections, generator)
+    return Squares(chosen, reduction, chunk, backend).of_graph(logits, x)
 
 
 @outside_inference_mode
@@ -189,12 +165,8 @@ def cross_lipschitz_penalty(
         >>> round(float(fastjac.cross_lipschitz_penalty(model, torch.ones(1, 3))), 5)
         4.0
     """
-    checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    checks.check_chunk(chunk)
-    logits, leaf = forward(model, x)
-    rows = open_rows(logits, leaf, backend, locator(model, leaf))
-    penalty = _reduce(rows, seeds.cross_lipschitz(logits), reduction, chunk, logits)
-    return (penalty, logits) if return_logits else penalty
+    squares = Squares(seeds.cross_lipschitz, reduction, chunk, backend)
+    return squares.of_model(model, x, return_logits)
 
 
 @outside_inference_mode
@@ -238,85 +210,16 @@ def input_gradient_penalty(
         >>> round(float(fastjac.input_gradient_penalty(model, x, y)), 5)
         0.5
     """
-    checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    checks.check_chunk(chunk)
-    logits, leaf = forward(model, x)
-    checks.check_labels(y, logits)
-    seed = logits.softmax(1) - F.one_hot(y.long(), logits.shape[1])
-    rows = open_rows(logits, leaf, backend, locator(model, leaf))
-    penalty = _reduce(rows, seed.unsqueeze(1), reduction, chunk, logits)
-    return (penalty, logits) if return_logits else penalty
+    squares = Squares(partial(seeds.input_gradient, y), reduction, chunk, backend)
+    return squares.of_model(model, x, return_logits)
 
 
-class JacobianReg(torch.nn.Module):
-    """The regularizer of Hoffman, Roberts and Yaida (2019), call for call.
-
-    ``JacobianReg(n)(x, logits) = 0.5 * mean_i ||J(x_i)||_F^2``, estimated from ``n``
-    random unit vectors a sample as in their package (with the same random numbers), or
-    exact for ``n=-1``, which costs about as much here as ``n=1`` does there.
-
-    Args:
-        n: the number of random projections, or -1 for the exact penalty.
-
-    Example:
-        >>> import torch, fastjac
-        >>> x = torch.ones(2, 3, requires_grad=True)
-        >>> logits = torch.stack([x.sum(1), 2 * x.sum(1)], dim=1)
-        >>> float(fastjac.JacobianReg(n=-1)(x, logits))
-        7.5
-    """
-
-    def __init__(self, n: int = 1) -> None:
-        super().__init__()
-        if not isinstance(n, int) or not (n == -1 or n > 0):
-            raise ValueError(f"`n` must be -1 or a positive integer; got {n!r}")
-        self.n = n
-
-    def forward(self, x: Tensor, logits: Tensor) -> Tensor:
-        """Return the penalty, a scalar, for ``logits`` computed from ``x``."""
-        if self.n == -1:
-            return 0.5 * penalty_from_graph(logits, x, reduction="mean")
-        checks.check_input(x)
-        checks.check_logits(logits, x)
-        drawn = seeds.hoffman(logits, self.n)
-        rows = open_rows(logits, x, "auto")
-        return 0.5 * _reduce(rows, drawn, "mean", None, logits)
-
-
-def _jacobian_penalty(
-    logits: Tensor,
-    x: Tensor,
-    locate: Any,
-    *,
-    reduction: str,
+def _seeds(
     class_weights: Tensor | None,
     projections: int | None,
     generator: torch.Generator | None,
-    chunk: int | None,
-    backend: str,
+    logits: Tensor,
 ) -> Tensor:
-    checks.one_of("reduction", reduction, checks.REDUCTIONS)
     checks.check_projections(projections, logits.shape[1])
-    checks.check_chunk(chunk)
     weights = checks.check_class_weights(class_weights, logits)
-    chosen = seeds.jacobian(logits, weights, projections, generator)
-    return _reduce(
-        open_rows(logits, x, backend, locate), chosen, reduction, chunk, logits
-    )
-
-
-def _reduce(
-    rows: Rows, chosen: Tensor, reduction: str, chunk: int | None, logits: Tensor
-) -> Tensor:
-    if reduction == "none":
-        return checks.poison(rows.squared_norms(chosen, chunk), logits)
-    total = checks.poison(rows.total(chosen, chunk), logits)
-    if reduction == "mean":
-        return total / logits.shape[0]
-    return total if reduction == "sum" else _sqrt(total)
-
-
-def _sqrt(total: Tensor) -> Tensor:
-    """Return the square root, with gradient 0 at 0."""
-    positive = total > 0
-    return torch.where(positive, total, 1.0).sqrt() * positive
+    return seeds.jacobian(logits, weights, projections, generator)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from fastjac.checks import check_labels
 
 
 def jacobian(
@@ -60,7 +63,14 @@ def cross_lipschitz(logits: Tensor) -> Tensor:
     return (contrasts * (2 * classes) ** 0.5).to(logits.dtype)
 
 
-def hoffman(logits: Tensor, count: int) -> Tensor:
+def input_gradient(y: Tensor, logits: Tensor) -> Tensor:
+    """Return (N, 1, K) seeds ``softmax(z) - onehot(y)``, which carry gradient."""
+    check_labels(y, logits)
+    seed = logits.softmax(1) - F.one_hot(y.long(), logits.shape[1])
+    return seed.unsqueeze(1)
+
+
+def hoffman(count: int, logits: Tensor) -> Tensor:
     """Return (N, R, K) random unit vectors a sample times ``sqrt(K / R)``.
 
     They are drawn as in the package of Hoffman et al. (2019), so that one seed of the

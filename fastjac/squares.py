@@ -1,0 +1,69 @@
+"""Sums of squared rows ``||S J(x_i)||_F^2``, which every penalty is, reduced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastjac import checks
+from fastjac.forward import Model, forward, locator
+from fastjac.source import open_rows
+
+
+@dataclass(frozen=True)
+class Squares:
+    """A penalty: which rows are squared, how they are added up, how it is computed.
+
+    Args:
+        seeds: makes the seeds S, (R, K) or (N, R, K), from the logits.
+        reduction: "frobenius", "sum", "mean" or "none".
+        chunk: how many (sample, row) pairs to hold at once; None to choose.
+        backend: "auto", "fused" or "autograd".
+
+    Raises:
+        ValueError: a bad field; the message names it.
+    """
+
+    seeds: Callable[[Tensor], Tensor]
+    reduction: str
+    chunk: int | None = None
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        checks.one_of("reduction", self.reduction, checks.REDUCTIONS)
+        checks.one_of("backend", self.backend, checks.BACKENDS)
+        checks.check_chunk(self.chunk)
+
+    def of_model(self, model: Model, x: Tensor, return_logits: bool) -> Any:
+        """Return the penalty, or ``(penalty, logits)``, of a forward pass made here."""
+        logits, leaf = forward(model, x)
+        penalty = self._reduced(logits, leaf, locator(model, leaf))
+        return (penalty, logits) if return_logits else penalty
+
+    def of_graph(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Return the penalty of a forward pass that was made already."""
+        checks.check_input(x)
+        checks.check_logits(logits, x)
+        return self._reduced(logits, x, None)
+
+    def _reduced(
+        self, logits: Tensor, x: Tensor, locate: Callable[[str], str] | None
+    ) -> Tensor:
+        seeds = self.seeds(logits)
+        rows = open_rows(logits, x, self.backend, locate)
+        if self.reduction == "none":
+            return checks.poison(rows.squared_norms(seeds, self.chunk), logits)
+        total = checks.poison(rows.total(seeds, self.chunk), logits)
+        if self.reduction == "mean":
+            return total / logits.shape[0]
+        return total if self.reduction == "sum" else _sqrt(total)
+
+
+def _sqrt(total: Tensor) -> Tensor:
+    """Return the square root, with gradient 0 at 0."""
+    positive = total > 0
+    return torch.where(positive, total, 1.0).sqrt() * positive
