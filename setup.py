@@ -53,9 +53,9 @@ ISA_FLAGS = {
 DEFAULT_ARCHITECTURES = ("8.0", "9.0", "10.0")
 
 
-def version() -> str:
+def version(name: str = "version") -> str:
     text = (ROOT / "fastjac" / "_version.py").read_text()
-    return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE).group(1)
+    return re.search(rf'^__{name}__ = "(.+)"$', text, re.MULTILINE).group(1)
 
 
 def flag(name: str) -> bool:
@@ -252,6 +252,7 @@ def is_x86(compiler: list[str]) -> bool:
 def write_config(path: Path, compiler, isas, cuda: "Cuda | None", why_not: str):
     values = {
         "VERSION": version(),
+        "INTERFACE": version("interface"),
         "COMPILER": output_of([*compiler, "--version"]).splitlines()[0],
         "FLAGS": " ".join(CPU_FLAGS + shlex.split(os.environ.get("CXXFLAGS", ""))),
         "ISAS": " ".join(isas),

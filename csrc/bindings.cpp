@@ -1,7 +1,8 @@
 // The module fastjac._native: argument checks with named messages, nothing else.
 //
 // Python owns all memory and passes addresses, sizes and (for CUDA) the stream as
-// integers; fastjac/native.py is the only caller. To add a CPU kernel `foo`: include
+// integers; fastjac/native*.py are the only callers. To change what a function takes,
+// raise the interface number in fastjac/_version.py. To add a CPU kernel `foo`: include
 // cpu/foo.h, write bind_foo below, call it in PYBIND11_MODULE. CUDA kernels are bound
 // in cuda/bindings.h, which the tests compile a second time without a GPU.
 #include <pybind11/pybind11.h>
@@ -38,6 +39,7 @@ void bind_build(py::module_& m) {
     m.def("build_config", [] {
         py::dict config;
         config["version"] = FASTJAC_VERSION;
+        config["interface"] = FASTJAC_INTERFACE;
         config["compiler"] = FASTJAC_COMPILER;
         config["flags"] = FASTJAC_FLAGS;
         config["isas"] = FASTJAC_ISAS;

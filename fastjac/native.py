@@ -1,9 +1,9 @@
 """The native kernels: the only module that imports `fastjac._native`.
 
-It loads the module, says what it can do, and wraps each kernel for tensors: results are
-allocated here, addresses and sizes go down, and on a GPU the current stream. Layouts
-are part of each wrapper's contract; a tensor that is not contiguous is refused, never
-silently copied.
+It loads the module, says what it can do, and checks what tensors its kernels take. The
+wrappers, here and in the files ``native_*.py``, allocate results and pass addresses and
+sizes down, and on a GPU the current stream. Layouts are part of each wrapper's
+contract; a tensor that is not contiguous is refused, never silently copied.
 
 Environment: `FASTJAC_DISABLE_NATIVE=1` uses torch operators only (for tests);
 `FASTJAC_ISA=baseline|avx2|avx512` picks the instruction set of the CPU kernels.
@@ -19,17 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastjac._version import __version__
+from fastjac._version import __interface__, __version__
 
 __all__ = [
     "available",
     "build_config",
     "cuda_available",
     "cuda_why_not",
-    "deepfool_step",
     "has",
     "isa",
-    "jsma_step",
     "kernels",
     "launch_arguments",
     "module",
@@ -49,11 +47,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
         return None, "FASTJAC_DISABLE_NATIVE is set"
     try:
         loaded = import_module("fastjac._native")
-        built = loaded.build_config()["version"]
-        if built != __version__:
-            raise ImportError(
-                f"it was built from version {built}, this is {__version__}"
-            )
+        _check_same(loaded.build_config())
     except ImportError as error:
         reason = f"fastjac._native cannot be imported: {error}"
         warnings.warn(
@@ -66,6 +60,19 @@ def _load() -> tuple[ModuleType | None, str | None]:
         return None, reason
     loaded.isa()  # raises now, not at the first kernel, if FASTJAC_ISA is impossible
     return loaded, None
+
+
+def _check_same(built: dict[str, str]) -> None:
+    """Raise unless the native module was built from this very source."""
+    if built["version"] != __version__:
+        raise ImportError(
+            f"it was built from version {built['version']}, this is {__version__}"
+        )
+    if built.get("interface") != __interface__:
+        raise ImportError(
+            f"it is an old build of this version: its interface is number "
+            f"{built.get('interface', '0')}, this source needs {__interface__}"
+        )
 
 
 _module, _reason = _load()
@@ -271,123 +278,3 @@ def has(kernel: str, *tensors: Tensor) -> bool:
         False
     """
     return usable(*tensors) and hasattr(kernels(*tensors), kernel)
-
-
-def deepfool_step(
-    rows: Tensor,
-    logits: Tensor,
-    start: Tensor,
-    shift: Tensor,
-    x: Tensor,
-    *,
-    margin: float,
-    overshoot: float,
-    bounds: tuple[float, float] | None,
-    linf: bool,
-) -> Tensor:
-    """Move `shift` and `x` over the nearest boundary; see `attacks.deepfool_step`.
-
-    Args:
-        rows: (N, R, ...) gradients of R >= 2 logits, the class to leave in front.
-        logits: (N, R).
-        start: (N, ...) clean samples.
-        shift: (N, ...) accumulated perturbation, updated.
-        x: (N, ...) perturbed samples, written.
-        margin: added to the distance.
-        overshoot: `x = start + (1 + overshoot) * shift`.
-        bounds: (low, high) of `x`, or None.
-        linf: l_inf perturbations instead of l2.
-
-    Returns:
-        (N,) bool, True where there is no boundary to first order.
-
-    Raises:
-        RuntimeError: there are no native kernels for that device.
-        ValueError: a tensor does not fit.
-    """
-    module = kernels(rows, logits, start, shift, x)
-    samples, row_count = rows.shape[:2]
-    _check_shape("rows", rows, (*start.shape[:1], row_count, *start.shape[1:]))
-    _check_shape("logits", logits, (samples, row_count))
-    _check_shape("shift", shift, tuple(start.shape))
-    _check_shape("x", x, tuple(start.shape))
-    stuck = rows.new_empty(samples, dtype=torch.bool)
-    sizes = rows.new_empty(samples, row_count, dtype=torch.float64)
-    module.deepfool_step(
-        rows=rows.data_ptr(),
-        logits=logits.data_ptr(),
-        start=start.data_ptr(),
-        shift=shift.data_ptr(),
-        x=x.data_ptr(),
-        stuck=stuck.data_ptr(),
-        sizes=sizes.data_ptr(),
-        samples=samples,
-        row_count=row_count,
-        row_length=start[0].numel() if samples else 0,
-        margin=margin,
-        overshoot=overshoot,
-        low=0.0 if bounds is None else bounds[0],
-        high=0.0 if bounds is None else bounds[1],
-        bounded=bounds is not None,
-        linf=linf,
-        **launch_arguments(rows),
-    )
-    return stuck
-
-
-def jsma_step(
-    rows: Tensor,
-    x: Tensor,
-    open_features: Tensor,
-    *,
-    theta: float,
-    pixels: int,
-    bounds: tuple[float, float],
-) -> Tensor:
-    """Change the most salient open features of `x`; see `attacks.jsma_step`.
-
-    Args:
-        rows: (N, 2, ...) gradients of the target logit and of the others' sum.
-        x: (N, ...) perturbed samples, updated.
-        open_features: (N, ...) bool, features that may be chosen, updated.
-        theta: change of a chosen feature, not zero.
-        pixels: features a step, 1 or 2.
-        bounds: (low, high) of `x`.
-
-    Returns:
-        (N, pixels) int64, the features chosen, in order; -1 where none is salient.
-
-    Raises:
-        RuntimeError: there are no native kernels for that device.
-        ValueError: a tensor does not fit.
-    """
-    module = kernels(rows, x, open_features)
-    samples = len(x)
-    _check_shape("rows", rows, (samples, 2, *x.shape[1:]))
-    _check_shape("open_features", open_features, tuple(x.shape))
-    if open_features.dtype != torch.bool:
-        raise ValueError(f"`open_features` must be bool, got {open_features.dtype}")
-    chosen = torch.empty(samples, pixels, dtype=torch.int64, device=x.device)
-    strong = torch.empty(
-        x.shape if pixels == 2 else (0,), dtype=torch.int64, device=x.device
-    )
-    module.jsma_step(
-        rows=rows.data_ptr(),
-        x=x.data_ptr(),
-        open=open_features.data_ptr(),
-        chosen=chosen.data_ptr(),
-        strong=strong.data_ptr(),
-        samples=samples,
-        row_length=x[0].numel() if samples else 0,
-        pixels=pixels,
-        theta=theta,
-        low=bounds[0],
-        high=bounds[1],
-        **launch_arguments(rows),
-    )
-    return chosen
-
-
-def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"`{name}` must be {shape}, got {tuple(tensor.shape)}")

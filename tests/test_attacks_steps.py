@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastjac import native
+from fastjac import native, native_steps
 from fastjac.attacks.deepfool_step import deepfool_step, deepfool_step_reference
 from fastjac.attacks.jsma_step import jsma_step, jsma_step_reference
 
@@ -171,7 +171,7 @@ def test_the_wrapper_refuses_tensors_that_do_not_fit(change, message):
     for position, tensor in change.items():
         tensors[position] = tensor
     with pytest.raises(ValueError, match=message):
-        native.deepfool_step(
+        native_steps.deepfool_step(
             *tensors, margin=0.0, overshoot=0.0, bounds=None, linf=False
         )
 
@@ -180,7 +180,7 @@ def test_the_wrapper_refuses_tensors_that_do_not_fit(change, message):
 def test_one_row_or_three_pixels_are_refused():
     x, flags = torch.zeros(2, 5), torch.ones(2, 5, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"`row_count` \(=1\) must be >= 2"):
-        native.deepfool_step(
+        native_steps.deepfool_step(
             torch.zeros(2, 1, 5),
             torch.zeros(2, 1),
             *(x.clone() for _ in range(3)),
@@ -191,6 +191,6 @@ def test_one_row_or_three_pixels_are_refused():
         )
     options = {"theta": 1.0, "bounds": (0.0, 1.0)}
     with pytest.raises(ValueError, match=r"`pixels` \(=3\) must be 1 or 2"):
-        native.jsma_step(torch.zeros(2, 2, 5), x, flags, pixels=3, **options)
+        native_steps.jsma_step(torch.zeros(2, 2, 5), x, flags, pixels=3, **options)
     with pytest.raises(ValueError, match=r"`open_features` must be bool"):
-        native.jsma_step(torch.zeros(2, 2, 5), x, x.clone(), pixels=1, **options)
+        native_steps.jsma_step(torch.zeros(2, 2, 5), x, x.clone(), pixels=1, **options)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import fastjac
 from fastjac import native
+from fastjac._version import __interface__
 
 ROOT = Path(__file__).resolve().parents[1]
 ISAS = ("baseline", "avx2", "avx512")
@@ -83,7 +84,7 @@ def copy_of_package(tmp_path: Path) -> Path:
     return tmp_path / "fastjac"
 
 
-@pytest.mark.parametrize("damage", ["missing", "broken", "of another version"])
+@pytest.mark.parametrize("damage", ["missing", "broken", "of another version", "old"])
 def test_a_damaged_native_module_warns_once_and_torch_takes_over(
     tmp_path: Path, damage: str
 ) -> None:
@@ -96,8 +97,16 @@ def test_a_damaged_native_module_warns_once_and_torch_takes_over(
     elif damage == "broken":
         built.write_bytes(b"not a library " * 1000)
         reason = "invalid ELF header"
+    elif damage == "old":
+        version = (package / "_version.py").read_text()
+        now = f'__interface__ = "{__interface__}"'
+        assert now in version
+        newer = version.replace(now, '__interface__ = "9999"')
+        (package / "_version.py").write_text(newer)
+        reason = f"old build of this .* number {__interface__}, this source needs 9999"
     else:
-        (package / "_version.py").write_text('__version__ = "99.0"\n')
+        version = f'__version__ = "99.0"\n__interface__ = "{__interface__}"\n'
+        (package / "_version.py").write_text(version)
         reason = f"it was built from version {fastjac.__version__}, this is 99.0"
     done = run(NO_EDITABLE + PENALTY, cwd=tmp_path)
     assert done.stdout.startswith("False")

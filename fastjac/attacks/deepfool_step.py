@@ -16,7 +16,7 @@ A sample whose every w_k is zero has no boundary to first order: it does not mov
 import torch
 from torch import Tensor
 
-from fastjac import native
+from fastjac import native, native_steps
 from fastjac.attacks.arguments import Bounds, Norm
 
 MARGIN = 1e-4  # added to the distance, as in the authors' code
@@ -89,7 +89,7 @@ def deepfool_step(
         return deepfool_step_reference(
             rows, logits, start, shift, x, overshoot=overshoot, bounds=bounds, norm=norm
         )
-    return native.deepfool_step(
+    return native_steps.deepfool_step(
         rows,
         logits,
         start,

@@ -14,7 +14,7 @@ and closes when it has arrived at its bound.
 import torch
 from torch import Tensor
 
-from fastjac import native
+from fastjac import native, native_steps
 from fastjac.attacks.arguments import Bounds
 
 # Scores held at a time by the reference's search for pairs.
@@ -96,5 +96,5 @@ def jsma_step(
     """As `jsma_step_reference`, by the native kernel where there is one."""
     step = jsma_step_reference
     if native.has("jsma_step", rows, x, open_features):
-        step = native.jsma_step
+        step = native_steps.jsma_step
     return step(rows, x, open_features, theta=theta, pixels=pixels, bounds=bounds)
