@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastjac import checks, reference
 from fastjac.differentiable import pull, squared_norms, total_squared_norm
+from fastjac.fewer_rows import fewer_rows
 from fastjac.graph import Unsupported, connecting_arcs
 from fastjac.linearization import Linearization
 from fastjac.linearize import linearize
@@ -43,10 +44,12 @@ class FusedRows:
 
     def squared_norms(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
         """See `Rows`."""
+        seeds = fewer_rows(self.linearization, seeds)
         return squared_norms(self.linearization, seeds, chunk)
 
     def total(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
         """See `Rows`."""
+        seeds = fewer_rows(self.linearization, seeds)
         return total_squared_norm(self.linearization, seeds, chunk)
 
 

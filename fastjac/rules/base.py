@@ -59,6 +59,11 @@ class Rule:
         return self
 
     @property
+    def multiplications(self) -> int:
+        """Multiply-adds of ``A`` times one row, all samples together."""
+        return self.elements
+
+    @property
     def name(self) -> str:
         """What the rule is, for `explain`."""
         return type(self).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,20 @@ class Convolution(Rule):
         scaled = Convolution(weight, self.geometry, self.in_shape)
         scaled.elements = self.elements
         return scaled
+
+    @property
+    def multiplications(self) -> int:
+        g, taps = self.geometry, self.weight.shape[2:]
+        pixels = self.in_shape[2:].numel()
+        if not g.transposed:
+            pixels = math.prod(
+                (size + 2 * p - d * (tap - 1) - 1) // s + 1
+                for size, tap, s, p, d in zip(
+                    self.in_shape[2:], taps, g.stride, g.padding, g.dilation,
+                    strict=True,
+                )
+            )  # fmt: skip
+        return self.in_shape[0] * pixels * self.weight.numel()
 
     def describe(self) -> str:
         return "dense, torch convolution"

@@ -70,6 +70,10 @@ class GatedLayer(Rule):
         return narrowed
 
     @property
+    def multiplications(self) -> int:
+        return round(self.live.density() * self.layer.multiplications)
+
+    @property
     def name(self) -> str:
         return self._made_of
 

@@ -62,6 +62,10 @@ class GatedHead(Rule):
             self.hidden.narrow(samples), self.gate.narrow(samples), self.logits
         )
 
+    @property
+    def multiplications(self) -> int:
+        return self.hidden.multiplications + self.logits.multiplications
+
     def describe(self) -> str:
         return f"{self.hidden.describe()}, both gradients in one product"
 

@@ -38,6 +38,10 @@ class Linear(Rule):
             rows, tangents = rows.flatten(0, 1), tangents.flatten(0, 1)
         total.add_product(rows.t(), tangents, self.scale)
 
+    @property
+    def multiplications(self) -> int:
+        return self.elements * self.weight.shape[0]
+
     def scaled(self, factor: Tensor) -> Linear:
         """Return this layer with output c multiplied by ``factor[c]``."""
         with torch.enable_grad():
@@ -84,6 +88,10 @@ class MatrixProduct(Rule):
         right = self.side == "right"
         gradient = tangents.mT @ rows if right else rows @ tangents.mT
         total.add(gradient.sum(0) * self.scale)
+
+    @property
+    def multiplications(self) -> int:
+        return self.elements * self.matrix.shape[-1 if self.side == "right" else -2]
 
     def narrow(self, samples: Samples) -> Rule:
         if self.matrix.dim() == 2:
