@@ -61,7 +61,16 @@ def _conv2(direction: str) -> float:
     route = Route(index, planes, 2)
     gate = Gate(before, planes, step=True)
     packed = Packed(layer, planes, 49)
-    live = Live.listed(packed.geometry, planes, pooled.shape, gate, route, None, before)
+    live = Live.listed(
+        packed.geometry,
+        planes,
+        pooled.shape,
+        gate,
+        route,
+        None,
+        before,
+        positions=packed.channels_leave_lanes,
+    )
     layout = InputLayout(packed, rows)
     compact = torch.randn(live.entries, layout.compact_stride)
     input = layout.of(torch.randn(rows, samples, 32, 14, 14))

@@ -66,7 +66,16 @@ def gated_layer(
 ) -> GatedLayer:
     """The native rule for a layer and the gate behind it."""
     packed = Packed(layer, shape, shape[2:].numel())
-    live = Live.listed(packed.geometry, shape, shape, gate, None, None, layer.weight)
+    live = Live.listed(
+        packed.geometry,
+        shape,
+        shape,
+        gate,
+        None,
+        None,
+        layer.weight,
+        positions=packed.channels_leave_lanes,
+    )
     return GatedLayer(layer, packed, live, "")
 
 

@@ -92,7 +92,7 @@ inline void bind_live_list(pybind11::module_& m) {
                 p.channels = pointer<std::int32_t>("channels", channels, entries);
                 p.sources = pointer<std::int32_t>("sources", sources, entries);
                 p.factors = pointer<T>("factors", factors, entries);
-                p.positions = pointer<std::int32_t>("positions", positions, entries);
+                p.positions = optional_pointer<std::int32_t>("positions", positions);
                 p.offsets = pointer<std::int32_t>("offsets", offsets, entries);
                 p.width = g.out_width;
                 p.column_step = g.stride_x * g.out_channels;
@@ -211,7 +211,7 @@ inline void bind_gated_conv(pybind11::module_& m) {
                 p.channels = pointer<const std::int32_t>("channels", channels, entries);
                 p.offsets = pointer<const std::int32_t>("offsets", offsets, entries);
                 p.positions =
-                    pointer<const std::int32_t>("positions", positions, entries);
+                    optional_pointer<const std::int32_t>("positions", positions);
                 p.route = optional_pointer<const std::int64_t>("route", route);
                 p.compact = pointer<T>("compact", compact, entries);
                 p.input = pointer<T>("input", input, samples);
@@ -219,6 +219,10 @@ inline void bind_gated_conv(pybind11::module_& m) {
                     optional_pointer<T>("weight_gradient", weight_gradient);
                 if (pass == ConvPass::weight && p.weight_gradient == nullptr) {
                     throw std::invalid_argument("`weight_gradient` is null");
+                }
+                if (pass == ConvPass::weight && lanes_are_rows &&
+                    p.positions == nullptr) {
+                    throw std::invalid_argument("`positions` is null");
                 }
                 p.samples = samples;
                 p.row_count = row_count;

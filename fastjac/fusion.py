@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import TypeGuard
 
 import torch
@@ -38,10 +37,22 @@ def fused(rules: list[Rule], at_logits: bool = False) -> list[Rule]:
     while position < len(rules):
         rule, position = _next(rules, position, at_logits)
         joined.append(rule)
-    for lower, upper in pairwise(joined):
-        if isinstance(lower, GatedLayer):
-            lower.feeds_gated = isinstance(upper, GatedLayer)
     return joined
+
+
+def gates_at_end(rules: list[Rule], gates: list[Rule]) -> bool:
+    """Whether a chain ends in a layer that would run gated with ``gates`` behind it."""
+    for layer in reversed(rules):
+        if isinstance(layer, Convolution | Linear):
+            gate, _ = _gates(gates, 0)
+            return gate is not None and _gates_pay(layer, gate)
+        if type(layer) is not Rule and not isinstance(layer, Scale | Gate):
+            return False
+    return False
+
+
+def _gates_pay(layer: Convolution | Linear, gate: Gate) -> bool:
+    return gateable(layer) and gate.share() <= MOST_LIVE[type(layer)]
 
 
 def _absorbed(rules: list[Rule]) -> list[Rule]:
@@ -156,7 +167,14 @@ def _gated(
         return None
     packed = Packed(layer, planes, out_shape[2:].numel())
     live = Live.listed(
-        packed.geometry, planes, out_shape, gate, route, behind, layer.weight
+        packed.geometry,
+        planes,
+        out_shape,
+        gate,
+        route,
+        behind,
+        layer.weight,
+        positions=packed.channels_leave_lanes,
     )
     name = type(layer).__name__ + made_of(gate, route, behind)
     return GatedLayer(layer, packed, live, name)

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
+from itertools import takewhile, zip_longest
 
 import torch
 from torch import Tensor
 
-from fastjac.fusion import fused
+from fastjac.fusion import fused, gates_at_end
+from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule, Samples
+from fastjac.rules.gated import GatedLayer
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ class Linearization:
         self.x_dtype, self.logits_dtype = x.dtype, logits.dtype
         self.device = logits.device
         self.samples, self.classes = logits.shape
+        ends = {source, target}
         self.edges = [
             replace(edge, rules=fused(edge.rules, edge.target == target))
-            for edge in joined(list(edges), keep={source, target})
+            for edge in gates_at_terms(joined(list(edges), keep=ends), keep=ends)
         ]
+        feed_gated_layers(self.edges)
         self.weights = _unique(
             weight
             for rule in self.rules
@@ -111,6 +116,58 @@ def joined(edges: list[Edge], keep: set[Hashable]) -> list[Edge]:
             chains.append(edge)
         by_source[edge.source] = position
     return chains
+
+
+def gates_at_terms(edges: list[Edge], keep: set[Hashable]) -> list[Edge]:
+    """Move gates behind a sum to each of its terms, where a layer can join them.
+
+    So the last convolution of a residual block, whose own output has no gate, is gated
+    by the ReLU behind the shortcut's sum: ``g o (a + b) = g o a + g o b``.
+    """
+    for edge in list(edges):
+        value, gates = edge.source, leading_gates(edge.rules)
+        terms = [term for term in edges if term.target == value]
+        readers = [reader for reader in edges if reader.source == value]
+        if value in keep or not gates or len(terms) < 2 or len(readers) > 1:
+            continue
+        if not any(gates_at_end(term.rules, gates) for term in terms):
+            continue
+        rest = replace(
+            edge, rules=edge.rules[len(gates) :], shapes=edge.shapes[len(gates) :]
+        )
+        shapes = edge.shapes[: len(gates)]
+        for term in terms:
+            edges[edges.index(term)] = Edge(
+                term.source,
+                value if rest.rules else edge.target,
+                term.rules + gates,
+                term.shapes + shapes,
+            )
+        position = edges.index(edge)
+        edges[position : position + 1] = [rest] if rest.rules else []
+    return edges
+
+
+def leading_gates(rules: list[Rule]) -> list[Rule]:
+    """Return the gates that a chain begins with."""
+    return list(takewhile(lambda rule: isinstance(rule, Gate), rules))
+
+
+def feed_gated_layers(edges: list[Edge]) -> None:
+    """Tell every gated layer whether a gated layer reads its tangents."""
+    reads = {
+        edge.source
+        for edge in edges
+        if edge.rules and isinstance(edge.rules[0], GatedLayer)
+    }
+    for edge in edges:
+        for lower, upper in zip_longest(edge.rules, edge.rules[1:]):
+            if isinstance(lower, GatedLayer):
+                lower.feeds_gated = (
+                    edge.target in reads
+                    if upper is None
+                    else isinstance(upper, GatedLayer)
+                )
 
 
 def _unique(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -82,7 +82,7 @@ def live_list(
         channels=live.channels.data_ptr(),
         sources=live.sources.data_ptr(),
         factors=live.factors.data_ptr(),
-        positions=live.positions.data_ptr(),
+        positions=_address(live.positions),
         offsets=live.offsets.data_ptr(),
         **native.launch_arguments(live.factors),
     )
@@ -154,7 +154,7 @@ def gated_conv(
         starts=live.starts.data_ptr(),
         channels=live.channels.data_ptr(),
         offsets=live.offsets.data_ptr(),
-        positions=live.positions.data_ptr(),
+        positions=_address(live.positions),
         route=_address(live.route),
         compact=compact.data_ptr(),
         compact_stride=compact.shape[1],

@@ -1,21 +1,24 @@
-"""Memory that the native kernels use again and again, chunk after chunk.
+"""Memory that the native kernels use again and again.
 
-Rows of a chunk are dead when the next chunk begins. Fresh memory for them costs a page
-fault every 4 kB, a tenth of a step on the paper's MNIST network; so they are taken from
-one arena a thread, which is wound back at the start of each chunk.
+Fresh memory costs a page fault every 4 kB, a tenth of a step on the paper's MNIST
+network. Rows of a chunk are dead when the next chunk begins, so they are taken from one
+arena a thread, which is wound back at the start of each chunk. What a linearisation
+holds lives until it is dropped; then its memory waits in `lists` for the next step's.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from math import prod
 
 import torch
 from torch import Tensor
 
-#: The most bytes that a thread keeps when a sweep is over.
+#: The most bytes that a thread's arena, and the pool, keep when nobody uses them.
 KEPT_BYTES = 256 << 20
 #: Cache lines; every tensor begins on one.
 ALIGNMENT = 64
@@ -45,6 +48,43 @@ class Arena:
         start = self.used
         self.used += size
         return self.blocks[-1][start : self.used]
+
+
+class Pool:
+    """Memory lent for the lifetime of an object; any thread may borrow."""
+
+    def __init__(self) -> None:
+        self.free: list[Tensor] = []
+        self.lock = threading.Lock()
+
+    def borrow(self, size: int, owner: object) -> Tensor:
+        """Return ``size`` bytes or some more, that are ``owner``'s until it is gone."""
+        with self.lock:
+            fitting = [
+                block for block in self.free if size <= block.numel() <= 2 * size
+            ]
+            block = min(fitting, key=Tensor.numel, default=None)
+            if block is None:
+                block = torch.empty(size, dtype=torch.uint8)
+            else:
+                self.free = [other for other in self.free if other is not block]
+        weakref.finalize(owner, self._take_back, block).atexit = False
+        return block
+
+    def _take_back(self, block: Tensor) -> None:
+        """Keep a block, the latest ones first, as far as `KEPT_BYTES` goes."""
+        with self.lock:
+            kept = [block, *self.free]
+            totals = accumulate(other.numel() for other in kept)
+            self.free = [
+                other
+                for other, total in zip(kept, totals, strict=True)
+                if total <= KEPT_BYTES
+            ]
+
+
+#: The memory of lists of live outputs.
+lists = Pool()
 
 
 class _Local(threading.local):
@@ -86,6 +126,16 @@ def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     count = prod(shape)
     block = arena.take(count * like.itemsize)
     return block[: count * like.itemsize].view(like.dtype).view(tuple(shape))
+
+
+def empty_as(rows: Tensor) -> Tensor:
+    """Return uninitialised memory for this chunk of the shape and strides of ``rows``.
+
+    Strides that leave gaps between elements, or none, are those that torch would give.
+    """
+    order = sorted(range(rows.dim()), key=lambda d: (rows.stride(d), -d), reverse=True)
+    inverse = [order.index(d) for d in range(rows.dim())]
+    return empty([rows.shape[d] for d in order], rows).permute(inverse)
 
 
 def zeros(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -200,6 +200,32 @@ def test_explain_says_how_each_layer_runs() -> None:
         assert word.lower() in text.lower()
 
 
+class Residual(nn.Module):
+    """A block whose ReLU stands behind the sum with its shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4 * 36, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        block = F.relu(self.first(x))
+        return self.head(F.relu(block + self.second(block)).flatten(1))
+
+
+def test_the_gate_behind_a_sum_is_joined_with_the_layer_before_it(path: str) -> None:
+    model = Residual().double()
+    x = torch.randn(3, 2, 6, 6, dtype=DOUBLE)
+    if fastjac.native.available():
+        layers = [s.rule for s in fastjac.explain(model, x).steps if s.weights]
+        assert layers[:2] == ["Convolution + Gate"] * 2
+    leaf, logits = leaf_and_logits(model, x)
+    expected = sum((row * row).sum() for row in oracle.rows(logits, leaf))
+    got = fastjac.jacobian_penalty(model, x, reduction="sum", backend="fused")
+    assert_same(got, expected, model)
+
+
 def test_explain_names_what_falls_back_and_why() -> None:
     model = softmaxed()
     text = str(fastjac.explain(model, torch.randn(4, 5, dtype=DOUBLE)))

@@ -24,7 +24,7 @@ struct GatedConv {
     const std::int32_t* starts;          // (N, P + 1), as LiveList
     const std::int32_t* channels;        // (N, C Q)
     const std::int32_t* offsets;         // (N, C Q)
-    const std::int32_t* positions;       // (N, C, Q)
+    const std::int32_t* positions;       // (N, C, Q), or null where not needed
     const std::int64_t* route;           // (N, C, Q), or null: q itself
     T* compact;                          // (N, C Q, compact_stride)
     T* input;                            // (N, P', R or C', input_stride)

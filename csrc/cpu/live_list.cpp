@@ -1,6 +1,8 @@
-// A thread owns whole samples: it counts the live entries of each pixel, turns counts
-// into starts, and places the entries channel by channel, which sorts them.
-// Bytes: gates and routes read twice, 12 to 16 bytes written an entry.
+// A thread owns whole samples. Without a pool it goes pixel by pixel and appends the
+// live channels of each. Behind a pool the winners of a channel lie anywhere, so it
+// counts the live entries of each pixel, turns counts into starts, and places the
+// entries channel by channel, which sorts them. Bytes: gates once, or gates and routes
+// twice; 12 to 20 bytes written an entry.
 #include "live_list.h"
 
 #include "simd.h"
@@ -9,64 +11,149 @@ namespace fastjac {
 namespace FASTJAC_ISA {
 namespace {
 
-// The factor of pooled output i = (c, q) of a sample, and in `pixel` where it came
-// from.
+// Pixels whose gates are read together, channel by channel.
+constexpr std::int64_t kPixels = 32;
+
 template <typename T>
-T factor_of(const LiveList<T>& p, std::int64_t n, std::int64_t i, std::int64_t& pixel) {
-    const std::int64_t channel = i / p.pooled_pixels;
-    const std::int64_t pooled = n * p.channel_count * p.pooled_pixels + i;
-    pixel = p.route == nullptr ? i % p.pooled_pixels : p.route[pooled];
-    T factor = 1;
-    if (p.gate != nullptr) {
-        const T gate = p.gate[(n * p.channel_count + channel) * p.pixels + pixel];
-        factor = p.step ? T(gate > 0) : gate;
+inline T opened(const T* gate, std::int64_t at, bool step) {
+    if (gate == nullptr) return 1;
+    return step ? T(gate[at] > 0) : gate[at];
+}
+
+// Sets `open` to 0 where a gate lets nothing through.
+template <typename T>
+inline void close_where_shut(const T* gate, bool step, std::int64_t count,
+                             unsigned char* open) {
+    if (gate == nullptr) return;
+    if (step) {
+        for (std::int64_t j = 0; j < count; ++j) open[j] &= gate[j] > 0;
+    } else {
+        for (std::int64_t j = 0; j < count; ++j) open[j] &= gate[j] != 0;
     }
-    if (p.pooled_gate != nullptr) {
-        const T gate = p.pooled_gate[pooled];
-        factor *= p.pooled_step ? T(gate > 0) : gate;
-    }
-    return factor;
+}
+
+// The arrays of one sample.
+template <typename T>
+struct SampleList {
+    const std::int64_t* route;
+    const T* gate;
+    const T* pooled_gate;
+    std::int32_t* starts;
+    std::int32_t* channels;
+    std::int32_t* sources;
+    T* factors;
+    std::int32_t* positions;
+    std::int32_t* offsets;
+};
+
+template <typename U>
+inline U* moved(U* pointer, std::int64_t by) {
+    return pointer == nullptr ? nullptr : pointer + by;
 }
 
 template <typename T>
-void list_sample(const LiveList<T>& p, std::int64_t n) {
-    const std::int64_t outputs = p.channel_count * p.pooled_pixels;
-    std::int32_t* starts = p.starts + n * (p.pixels + 1);
-    std::int32_t* channels = p.channels + n * outputs;
-    std::int32_t* sources = p.sources + n * outputs;
-    std::int32_t* positions = p.positions + n * outputs;
-    std::int32_t* offsets = p.offsets + n * outputs;
-    T* factors = p.factors + n * outputs;
+SampleList<T> sample_of(const LiveList<T>& p, std::int64_t n) {
+    const std::int64_t outputs = n * p.channel_count * p.pooled_pixels;
+    return {moved(p.route, outputs),
+            moved(p.gate, n * p.channel_count * p.pixels),
+            moved(p.pooled_gate, outputs),
+            p.starts + n * (p.pixels + 1),
+            p.channels + outputs,
+            p.sources + outputs,
+            p.factors + outputs,
+            moved(p.positions, outputs),
+            p.offsets + outputs};
+}
 
-    // Count, in starts[pixel + 1].
-    for (std::int64_t pixel = 0; pixel <= p.pixels; ++pixel) starts[pixel] = 0;
-    for (std::int64_t i = 0; i < outputs; ++i) {
-        std::int64_t pixel;
-        const bool live = factor_of(p, n, i, pixel) != 0;
-        positions[i] = live ? 0 : -1;
-        starts[pixel + 1] += live;
+// Without a pool: q is the pixel.
+template <typename T>
+void list_pixels(const LiveList<T>& p, const SampleList<T>& s, unsigned char* open) {
+    std::int32_t entry = 0;
+    for (std::int64_t first = 0; first < p.pixels; first += kPixels) {
+        const std::int64_t left = p.pixels - first;
+        const std::int64_t count = left < kPixels ? left : kPixels;
+        for (std::int64_t c = 0; c < p.channel_count; ++c) {
+            for (std::int64_t j = 0; j < count; ++j) {
+                const std::int64_t at = c * p.pixels + first + j;
+                open[c * kPixels + j] = opened(s.gate, at, p.step) *
+                                            opened(s.pooled_gate, at, p.pooled_step) !=
+                                        0;
+            }
+        }
+        for (std::int64_t j = 0; j < count; ++j) {
+            const std::int64_t pixel = first + j;
+            s.starts[pixel] = entry;
+            // The entry behind the last one is written too; there is room for it
+            // unless all outputs are live, and then it is not written.
+            for (std::int64_t c = 0; c < p.channel_count; ++c) {
+                if (entry == p.channel_count * p.pixels) break;
+                s.channels[entry] = static_cast<std::int32_t>(c);
+                entry += open[c * kPixels + j];
+            }
+            const std::int32_t column =
+                static_cast<std::int32_t>(pixel % p.width * p.column_step);
+            for (std::int32_t e = s.starts[pixel]; e < entry; ++e) {
+                const std::int64_t at = s.channels[e] * p.pixels + pixel;
+                s.sources[e] = static_cast<std::int32_t>(pixel);
+                s.offsets[e] = s.channels[e] - column;
+                s.factors[e] = opened(s.gate, at, p.step) *
+                               opened(s.pooled_gate, at, p.pooled_step);
+            }
+            if (s.positions == nullptr) continue;
+            std::int32_t e = s.starts[pixel];
+            for (std::int64_t c = 0; c < p.channel_count; ++c) {
+                const bool live = open[c * kPixels + j] != 0;
+                s.positions[c * p.pixels + pixel] = live ? e : -1;
+                e += live;
+            }
+        }
     }
+    s.starts[p.pixels] = entry;
+}
+
+// Behind a pool.
+template <typename T>
+void list_winners(const LiveList<T>& p, const SampleList<T>& s) {
+    const auto each = [&](const auto& visit) {
+        for (std::int64_t c = 0; c < p.channel_count; ++c) {
+            for (std::int64_t q = 0; q < p.pooled_pixels; ++q) {
+                const std::int64_t at = c * p.pooled_pixels + q;
+                const std::int64_t pixel = s.route[at];
+                visit(c, q, pixel,
+                      opened(s.gate, c * p.pixels + pixel, p.step) *
+                          opened(s.pooled_gate, at, p.pooled_step));
+            }
+        }
+    };
+    // Count, in starts[pixel + 1].
+    for (std::int64_t pixel = 0; pixel <= p.pixels; ++pixel) s.starts[pixel] = 0;
+    each([&](std::int64_t, std::int64_t, std::int64_t pixel, T factor) {
+        s.starts[pixel + 1] += factor != 0;
+    });
     // Sum up: now starts[pixel + 1] is where the entries of `pixel` begin, shifted by
     // one so that placing them below advances it to where they end.
     std::int32_t total = 0;
     for (std::int64_t pixel = 0; pixel < p.pixels; ++pixel) {
-        const std::int32_t count = starts[pixel + 1];
-        starts[pixel + 1] = total;
+        const std::int32_t count = s.starts[pixel + 1];
+        s.starts[pixel + 1] = total;
         total += count;
     }
     // Place.
-    for (std::int64_t i = 0; i < outputs; ++i) {
-        if (positions[i] < 0) continue;
-        std::int64_t pixel;
-        const T factor = factor_of(p, n, i, pixel);
-        const std::int32_t entry = starts[pixel + 1]++;
-        channels[entry] = static_cast<std::int32_t>(i / p.pooled_pixels);
-        sources[entry] = static_cast<std::int32_t>(i % p.pooled_pixels);
-        factors[entry] = factor;
-        offsets[entry] = static_cast<std::int32_t>(i / p.pooled_pixels -
-                                                   pixel % p.width * p.column_step);
-        positions[i] = entry;
-    }
+    each([&](std::int64_t c, std::int64_t q, std::int64_t pixel, T factor) {
+        const bool live = factor != 0;
+        const std::int32_t entry = s.starts[pixel + 1];
+        if (s.positions != nullptr) {
+            s.positions[c * p.pooled_pixels + q] = live ? entry : -1;
+        }
+        if (!live) return;
+        s.starts[pixel + 1] = entry + 1;
+        s.channels[entry] = static_cast<std::int32_t>(c);
+        s.sources[entry] = static_cast<std::int32_t>(q);
+        s.factors[entry] = factor;
+        const std::uint32_t column =
+            static_cast<std::uint32_t>(pixel) % static_cast<std::uint32_t>(p.width);
+        s.offsets[entry] = static_cast<std::int32_t>(c - column * p.column_step);
+    });
 }
 
 // Calls visit(entry, address in rows, address in compact, factor) for a sample.
@@ -85,8 +172,19 @@ void each_entry(const LiveRows<T>& p, std::int64_t n, const Visit& visit) {
 
 template <typename T>
 void live_list(const LiveList<T>& p) {
-#pragma omp parallel for schedule(static)
-    for (std::int64_t n = 0; n < p.samples; ++n) list_sample(p, n);
+#pragma omp parallel
+    {
+        unsigned char* open = new unsigned char[p.channel_count * kPixels];
+#pragma omp for schedule(static)
+        for (std::int64_t n = 0; n < p.samples; ++n) {
+            if (p.route == nullptr) {
+                list_pixels(p, sample_of(p, n), open);
+            } else {
+                list_winners(p, sample_of(p, n));
+            }
+        }
+        delete[] open;
+    }
 }
 
 template <typename T>

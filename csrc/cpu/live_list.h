@@ -22,7 +22,7 @@ struct LiveList {
     std::int32_t* channels;     // (N, C Q) channel of each entry
     std::int32_t* sources;      // (N, C Q) pooled output q of each entry
     T* factors;                 // (N, C Q) product of the gates of each entry
-    std::int32_t* positions;    // (N, C, Q) entry of each pooled output, or -1
+    std::int32_t* positions;    // (N, C, Q) entry of each pooled output, or -1; or null
     std::int32_t* offsets;      // (N, C Q) channel - column * column_step, see Run
     std::int64_t samples;       // N
     std::int64_t channel_count;  // C

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastjac import workspace
 from fastjac.rules.base import Rule, Samples, Sums, is_per_sample
 
 
@@ -32,7 +33,7 @@ class Gate(Rule):
         return float(is_open.count_nonzero()) / max(1, is_open.numel())
 
     def pull(self, rows: Tensor) -> Tensor:
-        return rows * self.factor(rows.dtype)
+        return times(rows, self.factor(rows.dtype))
 
     def push(self, tangents: Tensor) -> Tensor:
         return self.pull(tangents)
@@ -59,7 +60,7 @@ class Scale(Rule):
         self.per_sample_weights = is_per_sample(factor, len(shape))
 
     def pull(self, rows: Tensor) -> Tensor:
-        return rows * self.factor
+        return times(rows, self.factor)
 
     def push(self, tangents: Tensor) -> Tensor:
         return self.pull(tangents)
@@ -78,3 +79,17 @@ class Scale(Rule):
 
     def describe(self) -> str:
         return "scale"
+
+
+def times(rows: Tensor, factor: Tensor) -> Tensor:
+    """Return ``rows * factor`` in memory of the chunk, laid out as the rows are.
+
+    Where the rows have their channels last, the factor gets them last too, a small copy
+    that all rows share, so that both are read along the same dimension.
+    """
+    channels_last = rows.dim() > 3 and rows.stride(2) == 1
+    if channels_last and factor.dim() == rows.dim() - 1:
+        factor = factor.movedim(1, -1).contiguous().movedim(-1, 1)
+    if torch.result_type(rows, factor) != rows.dtype:
+        return rows * factor
+    return torch.mul(rows, factor, out=workspace.empty_as(rows))

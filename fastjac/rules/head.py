@@ -90,4 +90,7 @@ class GatedHead(Rule):
         shape = torch.Size((1, samples, 1, units))
         values = self.gate.values.expand(samples, units).reshape(shape)
         gate = Gate(values, shape, self.gate.step)
-        return Live.listed(geometry, shape, shape, gate, None, None, self.logits.weight)
+        like = self.logits.weight
+        return Live.listed(
+            geometry, shape, shape, gate, None, None, like, positions=False
+        )

@@ -47,6 +47,11 @@ class Packed:
             self._weights[lanes_are_rows] = packed
         return self._weights[lanes_are_rows]
 
+    @property
+    def channels_leave_lanes(self) -> bool:
+        """Whether vectors of channels have idle lanes, so that rows may fill more."""
+        return self.in_channels % self.lanes != 0
+
     def _in_shape(self, layer: Convolution | Linear) -> tuple[int, int, int]:
         """Return (C', H', W'); a signal of one dimension has H' = 1."""
         if isinstance(layer, Linear):

@@ -7,13 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastjac import native_conv
+from fastjac import native_conv, workspace
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Samples
 from fastjac.rules.pooling import Route
-
-#: The arrays of a list, each with the samples in dimension 0.
-LISTS = ("starts", "channels", "sources", "positions", "offsets", "factors")
 
 
 class Live:
@@ -28,10 +25,12 @@ class Live:
     starts: Tensor
     channels: Tensor
     sources: Tensor
-    positions: Tensor
     offsets: Tensor
     factors: Tensor
+    positions: Tensor | None
     route: Tensor | None
+    #: The list that this one is a part of: its memory is lent for its lifetime.
+    whole: Live | None = None
 
     @staticmethod
     def listed(
@@ -42,6 +41,8 @@ class Live:
         route: Route | None,
         pooled_gate: Gate | None,
         like: Tensor,
+        *,
+        positions: bool,
     ) -> Live:
         """List the live outputs of a layer.
 
@@ -53,16 +54,12 @@ class Live:
             route: the pool, or None.
             pooled_gate: behind the pool, or None.
             like: a tensor of the rows' dtype and device.
+            positions: whether to list the entry of each output too, which passes
+                whose vectors hold rows need.
         """
         live = Live()
         live.geometry, live.out_shape = geometry, out_shape
-        shape = (out_shape[0], out_shape[1:].numel())
-        integers = like.new_empty(4, *shape, dtype=torch.int32)
-        live.channels, live.sources, live.positions, live.offsets = integers.unbind(0)
-        live.factors = like.new_empty(shape)
-        live.starts = like.new_empty(
-            out_shape[0], geometry.pixels + 1, dtype=torch.int32
-        )
+        live._lay_out(like, positions)
         live.route = None if route is None else route.index.contiguous()
         native_conv.live_list(
             live,
@@ -72,6 +69,20 @@ class Live:
             pooled_step=pooled_gate is not None and pooled_gate.step,
         )
         return live
+
+    def _lay_out(self, like: Tensor, positions: bool) -> None:
+        """Lay the arrays out in lent memory, of 32-bit words."""
+        samples, outputs = self.out_shape[0], self.out_shape[1:].numel()
+        entries = samples * outputs
+        starts = samples * (self.geometry.pixels + 1)
+        words = [entries * like.itemsize // 4, *(3 + positions) * [entries], starts]
+        block = workspace.lists.borrow(4 * sum(words), self)
+        arrays = block[: 4 * sum(words)].view(torch.int32).split(words)
+        rows = [array.view(samples, -1) for array in arrays]
+        self.factors = rows[0].view(like.dtype)
+        self.channels, self.sources, self.offsets = rows[1:4]
+        self.positions = rows[4] if positions else None
+        self.starts = rows[-1]
 
     @property
     def samples(self) -> int:
@@ -87,8 +98,12 @@ class Live:
         """Return the list of a range of samples."""
         live = Live()
         live.geometry = self.geometry
-        for name in LISTS:
+        live.whole = self
+        for name in ("starts", "channels", "sources", "offsets", "factors"):
             setattr(live, name, samples.of(getattr(self, name)))
+        live.positions = None
+        if self.positions is not None:
+            live.positions = samples.of(self.positions)
         live.route = None if self.route is None else samples.of(self.route)
         live.out_shape = torch.Size((live.starts.shape[0], *self.out_shape[1:]))
         return live

@@ -1,0 +1,87 @@
+"""Memory that is used again: nobody may see somebody else's."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import torch
+
+from fastjac import workspace
+from fastjac.workspace import KEPT_BYTES, Arena, Pool
+
+
+class Owner:
+    """Something that borrows."""
+
+
+def test_an_arena_hands_out_separate_memory_until_it_is_rewound() -> None:
+    arena = Arena()
+    first, second = arena.take(100), arena.take(100)
+    first.fill_(1)
+    second.fill_(2)
+    assert bool((first == 1).all())
+    arena.rewind()
+    assert arena.take(200).numel() >= 200
+    assert len(arena.blocks) == 1, "several blocks become one"
+
+
+def test_lent_memory_comes_back_when_its_owner_is_gone() -> None:
+    pool = Pool()
+    owner, other = Owner(), Owner()
+    block = pool.borrow(1000, owner)
+    address = block.data_ptr()
+    assert pool.borrow(1000, other).data_ptr() != address, "still lent"
+    del owner, block
+    gc.collect()
+    assert pool.borrow(900, other).data_ptr() == address
+    assert pool.free == []
+
+
+def test_a_pool_does_not_lend_much_more_than_was_asked_for() -> None:
+    pool = Pool()
+    owner = Owner()
+    pool.borrow(1 << 20, owner)
+    del owner
+    gc.collect()
+    assert pool.borrow(100, Owner()).numel() == 100
+
+
+def test_a_pool_keeps_no_more_than_its_bound() -> None:
+    pool = Pool()
+    owners = [Owner() for _ in range(3)]
+    for owner in owners:
+        pool.borrow(KEPT_BYTES // 2, owner)
+    owners.clear()
+    del owner
+    gc.collect()
+    assert sum(block.numel() for block in pool.free) <= KEPT_BYTES
+    assert len(pool.free) == 2
+
+
+def test_threads_never_share_what_they_borrow() -> None:
+    pool = Pool()
+    clashes: list[int] = []
+
+    def work(mark: int) -> None:
+        for _ in range(200):
+            owner = Owner()
+            block = pool.borrow(4096, owner).fill_(mark)
+            if not bool((block == mark).all()):
+                clashes.append(mark)
+            del block, owner
+
+    threads = [threading.Thread(target=work, args=(mark,)) for mark in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert clashes == []
+
+
+def test_memory_has_the_order_of_dimensions_that_it_was_asked_for() -> None:
+    rows = torch.randn(2, 3, 4, 5, 6).permute(1, 3, 4, 0, 2)
+    with workspace.sweeping():
+        made = workspace.empty_as(rows)
+    assert made.shape == rows.shape
+    assert made.stride() == rows.stride()
