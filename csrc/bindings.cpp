@@ -7,9 +7,9 @@
 // in cuda/bindings.h, which the tests compile a second time without a GPU.
 #include <pybind11/pybind11.h>
 
-#include <stdexcept>
-#include <string>
+#include <type_traits>
 
+#include "attack_bindings.h"
 #include "binding_helpers.h"
 #include "build_config.h"
 #include "conv_bindings.h"
@@ -79,83 +79,15 @@ void bind_squared_norms(py::module_& m) {
         py::arg("row_length"));
 }
 
-void bind_deepfool_step(py::module_& m) {
-    m.def(
-        "deepfool_step",
-        [](DType dtype, Address rows, Address logits, Address start, Address shift,
-           Address x, Address stuck, Address sizes, std::int64_t samples,
-           std::int64_t row_count, std::int64_t row_length, double margin,
-           double overshoot, double low, double high, bool bounded, bool linf) {
-            check_size("samples", samples);
-            check_size("row_length", row_length);
-            if (row_count < 2) {
-                throw std::invalid_argument(
-                    "`row_count` (=" + std::to_string(row_count) + ") must be >= 2");
-            }
-            const std::int64_t elements = samples * row_length;
-            by_dtype(dtype, [&](auto zero) {
-                using T = decltype(zero);
-                DeepFoolStep<T> p{};
-                p.rows = pointer<const T>("rows", rows, elements * row_count);
-                p.logits = pointer<const T>("logits", logits, samples * row_count);
-                p.start = pointer<const T>("start", start, elements);
-                p.shift = pointer<T>("shift", shift, elements);
-                p.x = pointer<T>("x", x, elements);
-                p.stuck = pointer<bool>("stuck", stuck, samples);
-                p.sizes = pointer<double>("sizes", sizes, samples * row_count);
-                p.samples = samples;
-                p.row_count = row_count;
-                p.row_length = row_length;
-                p.margin = margin;
-                p.overshoot = overshoot;
-                p.low = low;
-                p.high = high;
-                p.bounded = bounded;
-                p.linf = linf;
-                FASTJAC_CALL(deepfool_step<T>, p);
-            });
-        },
-        py::arg("dtype"), py::arg("rows"), py::arg("logits"), py::arg("start"),
-        py::arg("shift"), py::arg("x"), py::arg("stuck"), py::arg("sizes"),
-        py::arg("samples"), py::arg("row_count"), py::arg("row_length"),
-        py::arg("margin"), py::arg("overshoot"), py::arg("low"), py::arg("high"),
-        py::arg("bounded"), py::arg("linf"));
-}
-
-void bind_jsma_step(py::module_& m) {
-    m.def(
-        "jsma_step",
-        [](DType dtype, Address rows, Address x, Address open, Address chosen,
-           Address strong, std::int64_t samples, std::int64_t row_length,
-           std::int64_t pixels, double theta, double low, double high) {
-            check_size("samples", samples);
-            check_size("row_length", row_length);
-            if (pixels != 1 && pixels != 2) {
-                throw std::invalid_argument("`pixels` (=" + std::to_string(pixels) +
-                                            ") must be 1 or 2");
-            }
-            const std::int64_t elements = samples * row_length;
-            by_dtype(dtype, [&](auto zero) {
-                using T = decltype(zero);
-                JsmaStep<T> p{};
-                p.rows = pointer<const T>("rows", rows, 2 * elements);
-                p.x = pointer<T>("x", x, elements);
-                p.open = pointer<bool>("open", open, elements);
-                p.chosen = pointer<std::int64_t>("chosen", chosen, samples * pixels);
-                p.strong =
-                    pointer<std::int64_t>("strong", strong, pixels == 2 ? elements : 0);
-                p.samples = samples;
-                p.row_length = row_length;
-                p.pixels = pixels;
-                p.theta = theta;
-                p.low = low;
-                p.high = high;
-                FASTJAC_CALL(jsma_step<T>, p);
-            });
-        },
-        py::arg("dtype"), py::arg("rows"), py::arg("x"), py::arg("open"),
-        py::arg("chosen"), py::arg("strong"), py::arg("samples"), py::arg("row_length"),
-        py::arg("pixels"), py::arg("theta"), py::arg("low"), py::arg("high"));
+void bind_attack_steps(py::module_& m) {
+    def_deepfool_step(m, [](const auto& p) {
+        using T = std::remove_pointer_t<decltype(p.x)>;
+        FASTJAC_CALL(deepfool_step<T>, p);
+    });
+    def_jsma_step(m, [](const auto& p) {
+        using T = std::remove_pointer_t<decltype(p.x)>;
+        FASTJAC_CALL(jsma_step<T>, p);
+    });
 }
 
 }  // namespace
@@ -168,8 +100,7 @@ PYBIND11_MODULE(_native, m) {
     fastjac::bind_gated_conv(m);
     fastjac::bind_gated_head(m);
     fastjac::bind_live_list(m);
-    fastjac::bind_deepfool_step(m);
-    fastjac::bind_jsma_step(m);
+    fastjac::bind_attack_steps(m);
 #if FASTJAC_WITH_CUDA
     py::module_ cuda = m.def_submodule("cuda");
     fastjac::cuda::bind(cuda);

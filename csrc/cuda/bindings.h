@@ -12,8 +12,11 @@
 #include <algorithm>
 #include <array>
 
+#include "../attack_bindings.h"
 #include "../binding_helpers.h"
+#include "deepfool_step.h"
 #include "gate_pool.h"
+#include "jsma_step.h"
 #include "squared_norms.h"
 #include "stream.h"
 
@@ -148,11 +151,27 @@ inline void bind_squared_norms(py::module_& m) {
         py::arg("row_length"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
 }
 
+inline void bind_attack_steps(py::module_& m) {
+    def_deepfool_step<int, Address>(
+        m,
+        [](const auto& p, int device, Address stream) {
+            deepfool_step(p, stream_of(device, stream));
+        },
+        py::arg("device"), py::arg("stream"));
+    def_jsma_step<int, Address>(
+        m,
+        [](const auto& p, int device, Address stream) {
+            jsma_step(p, stream_of(device, stream));
+        },
+        py::arg("device"), py::arg("stream"));
+}
+
 inline void bind(py::module_& m) {
     bind_gate_rows(m);
     bind_unpool_rows(m);
     bind_pool_tangents(m);
     bind_squared_norms(m);
+    bind_attack_steps(m);
 }
 
 }  // namespace cuda

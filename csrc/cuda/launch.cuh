@@ -71,6 +71,11 @@ inline Shape one_thread_each(std::int64_t items, int threads = 256) {
     return {blocks < most_blocks() ? blocks : most_blocks(), threads};
 }
 
+// The shape for one block an item; the kernel loops from blockIdx.x by gridDim.x.
+inline Shape one_block_each(std::int64_t items, int threads) {
+    return {items < most_blocks() ? items : most_blocks(), threads};
+}
+
 inline __device__ std::int64_t first_item() {
     return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
