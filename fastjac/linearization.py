@@ -43,7 +43,10 @@ class Linearization:
         target: Hashable,
         x: Tensor,
         logits: Tensor,
+        batch_statistics: str | None = None,
     ) -> None:
+        #: Name of a BatchNorm node whose batch statistics are taken as constants.
+        self.batch_statistics = batch_statistics
         self.source, self.target = source, target
         self.x_shape = x.shape
         self.x_dtype, self.logits_dtype = x.dtype, logits.dtype

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from fastjac.graph import Arc, Unsupported, connecting_arcs, meta, short_name, value_of
 from fastjac.linearization import Edge, Linearization
-from fastjac.recipes import elementwise, products, reductions, shapes
+from fastjac.recipes import (
+    attention,
+    elementwise,
+    normalization,
+    products,
+    reductions,
+    shapes,
+)
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule
 from fastjac.rules.shape import Cast, Expand, Factor, Permute
@@ -40,17 +47,35 @@ def linearize(logits: Tensor, x: Tensor) -> Linearization:
     """
     found = connecting_arcs(logits, x)
     return Linearization(
-        [Edge(arc.source, arc.target, _rules(arc), [arc.in_shape]) for arc in found],
+        [edge for arc in found for edge in _edges(arc)],
         source=value_of(x),
         target=value_of(logits),
         x=x,
         logits=logits,
+        batch_statistics=_with_batch_statistics(found),
     )
 
 
-def _rules(arc: Arc) -> list[Rule]:
-    """Return the rules of one arc in the order in which tangents pass them."""
+def batch_norm_in_training(logits: Tensor, x: Tensor) -> str | None:
+    """Return the name of a BatchNorm node in training mode between x and logits."""
+    return _with_batch_statistics(connecting_arcs(logits, x))
+
+
+def _with_batch_statistics(found: list[Arc]) -> str | None:
+    names = (short_name(a.node) for a in found if normalization.has_batch_statistics(a))
+    return next(names, None)
+
+
+def _edges(arc: Arc) -> list[Edge]:
+    """Return what one arc contributes: mostly one edge, its rules in forward order."""
     name = short_name(arc.node)
+    if name in ATTENTION:
+        return attention.attention(arc)
+    return [Edge(arc.source, arc.target, _rules(arc, name), [arc.in_shape])]
+
+
+def _rules(arc: Arc, name: str) -> list[Rule]:
+    """Return the rules of one arc in the order in which tangents pass them."""
     make = RULES.get(name)
     if make is None:
         raise Unsupported(arc.node, "no rule for this operation")
@@ -69,7 +94,30 @@ def _rules(arc: Arc) -> list[Rule]:
 #: Operations whose arguments may be broadcast to the shape of the result.
 BROADCASTING = frozenset(
     f"{name}Backward0"
-    for name in ("Add", "Sub", "Mul", "Div", "Maximum", "Minimum", "Where", "Rsub")
+    for name in (
+        "Add",
+        "Sub",
+        "Rsub",
+        "Mul",
+        "Div",
+        "Addcmul",
+        "Lerp",
+        "Maximum",
+        "Minimum",
+        "Where",
+    )
+)
+
+#: Attention as one operation; without it, it is made of products and a softmax.
+ATTENTION = frozenset(
+    f"ScaledDotProduct{name}Backward0"
+    for name in (
+        "FlashAttentionForCpu",
+        "FlashAttention",
+        "EfficientAttention",
+        "CudnnAttention",
+        "FusedAttentionOverrideable",
+    )
 )
 
 RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
@@ -91,9 +139,11 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "RsubBackward1": lambda arc: Factor(-products.number(arc.saved("alpha"))),
     "NegBackward0": lambda arc: Factor(-1.0),
     "MulBackward0": elementwise.mul,
+    "MulBackward1": lambda arc: Factor(float(arc.saved("other"))),
     "DivBackward0": elementwise.div,
-    "NativeBatchNormBackward0": elementwise.batch_norm,
-    "CudnnBatchNormBackward0": elementwise.batch_norm,
+    "DivBackward1": lambda arc: Factor(1 / float(arc.saved("other"))),
+    "AddcmulBackward0": elementwise.addcmul,
+    "LerpBackward0": elementwise.lerp,
     "NativeDropoutBackward0": elementwise.gate(elementwise.dropped),
     # piecewise-linear activations
     "ReluBackward0": lambda arc: Gate(arc.saved("result"), arc.out_shape, step=True),
@@ -105,6 +155,10 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "HardsigmoidBackward0": elementwise.gate(elementwise.hard_sigmoid),
     "ThresholdBackward0": elementwise.gate(
         lambda a: a.saved("self") > a.saved("threshold")
+    ),
+    **dict.fromkeys(
+        ("SoftshrinkBackward0", "HardshrinkBackward0"),
+        elementwise.gate(lambda a: a.saved("self").abs() > float(a.saved("lambd"))),
     ),
     "AbsBackward0": elementwise.gate(lambda arc: torch.sign(arc.saved("self"))),
     "ClampBackward1": elementwise.gate(elementwise.clamped),
@@ -130,14 +184,48 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "TanhBackward0": elementwise.smooth_result(lambda result: 1 - result * result),
     "SigmoidBackward0": elementwise.smooth_result(lambda result: result * (1 - result)),
     "ExpBackward0": elementwise.smooth_result(lambda result: result),
+    "SqrtBackward0": elementwise.smooth_result(lambda result: 0.5 / result),
+    "RsqrtBackward0": elementwise.smooth_result(lambda result: -0.5 * result.pow(3)),
+    "ReciprocalBackward0": elementwise.smooth_result(lambda result: -result.square()),
+    "Expm1Backward0": elementwise.smooth_result(lambda result: result + 1),
+    "PowBackward0": elementwise.power,
+    "GluBackward0": elementwise.glu,
+    **{
+        f"{name}Backward0": elementwise.smooth(function)
+        for name, function in (
+            ("LogSigmoid", F.logsigmoid),
+            ("Log", torch.log),
+            ("Log1P", torch.log1p),
+            ("Sin", torch.sin),
+            ("Cos", torch.cos),
+            ("Atan", torch.atan),
+            ("Asinh", torch.asinh),
+            ("Sinh", torch.sinh),
+            ("Cosh", torch.cosh),
+            ("Erf", torch.erf),
+        )
+    },
+    # normalisation
+    **dict.fromkeys(normalization.BATCH_NORMS, normalization.batch_norm),
+    "NativeLayerNormBackward0": normalization.layer_norm,
+    "NativeGroupNormBackward0": normalization.group_norm,
+    "FusedRmsNormBackward0": normalization.rms_norm,
+    "SoftmaxBackward0": reductions.softmax,
+    "SafeSoftmaxBackward0": reductions.softmax,
+    "LogSoftmaxBackward0": reductions.log_softmax,
     # pooling and reductions
     "MaxPool2DWithIndicesBackward0": reductions.route(2),
     "MaxPool3DWithIndicesBackward0": reductions.route(3),
     "AdaptiveMaxPool2DBackward0": reductions.route(2),
     "AdaptiveMaxPool3DBackward0": reductions.route(3),
     "FractionalMaxPool2DBackward0": reductions.route(2),
-    "MaxBackward0": reductions.max_dim,
-    "MinBackward0": reductions.max_dim,
+    **dict.fromkeys(
+        ("MaxBackward0", "MinBackward0", "MedianBackward1", "KthvalueBackward0"),
+        reductions.max_dim,
+    ),
+    **dict.fromkeys(
+        ("SortBackward0", "SortBackward1", "TopkBackward0"), reductions.chosen
+    ),
     "AmaxBackward0": reductions.amax,
     "AminBackward0": reductions.amax,
     "AvgPool2DBackward0": reductions.avg_pool(
@@ -154,6 +242,10 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     ),
     "SumBackward0": reductions.total,
     "SumBackward1": lambda arc: reductions.total(arc, arc.saved("dim")),
+    "LogsumexpBackward0": reductions.log_sum_exp,
+    "LinalgVectorNormBackward0": reductions.euclidean_norm,
+    **dict.fromkeys(("VarBackward0", "VarMeanBackward0"), reductions.variance),
+    **dict.fromkeys(("StdBackward0", "StdMeanBackward0"), reductions.deviation),
     "MeanBackward0": reductions.mean,
     "MeanBackward1": lambda arc: reductions.mean(arc, arc.saved("dim")),
     # shape

@@ -20,6 +20,7 @@ from layers import (
     Shape,
     Siamese,
     Split,
+    SqueezeExcite,
     Stack,
     Twice,
 )
@@ -81,6 +82,34 @@ def relu_on_slice(x: Tensor) -> Tensor:
     out = 2 * x
     out[:, 1:3].relu_()
     return out
+
+
+def curved(layer: nn.Module) -> nn.Module:
+    """The layer behind a tanh.
+
+    Otherwise a layer that ignores shifts makes the gradient of the bias before it zero,
+    by cancellation that leaves rounding only.
+    """
+    return nn.Sequential(nn.Tanh(), layer)
+
+
+def learnt(module: nn.Module) -> nn.Module:
+    """The module with scales and shifts that are not 1 and 0."""
+    for parameter in module.parameters():
+        nn.init.uniform_(parameter, -1.5, 1.5)
+    return module
+
+
+def channel_norm(x: Tensor, gamma: Tensor) -> Tensor:
+    """Layer norm over channels, as ConvNeXt writes it."""
+    centred = x - x.mean(1, keepdim=True)
+    variance = centred.pow(2).mean(1, keepdim=True)
+    return gamma * (centred / torch.sqrt(variance + 1e-6))
+
+
+def written_attention(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = (x @ q) @ (x @ k).mT / 2
+    return scores.softmax(-1) @ (x @ v)
 
 
 LINE, IMAGE, VOLUME = (4, 9), (4, 7, 6), (4, 4, 5, 3)
@@ -175,6 +204,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         LINE,
     ),
     "threshold": (lambda: nn.Threshold(0.1, 0.0), IMAGE),
+    "softshrink": (lambda: nn.Softshrink(0.3), IMAGE),
+    "hardshrink": (lambda: nn.Hardshrink(0.3), IMAGE),
     "abs": (Absolute, IMAGE),
     "maximum of two": (of(lambda x: torch.maximum(x, 0.5 * x - 0.1)), IMAGE),
     "minimum of two": (of(lambda x: torch.minimum(x, 0.5 * x - 0.1)), IMAGE),
@@ -419,4 +450,95 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: nn.Sequential(nn.Linear(12, 9), nn.ELU(0.7, inplace=True)),
         (12,),
     ),
+    # Products of two tensors that both depend on x.
+    "x times x": (of(lambda x: x * x), IMAGE),
+    "squeeze and excite": (lambda: SqueezeExcite(4, 3), IMAGE),
+    "gated unit": (of(lambda x, w: (x @ w) * torch.sigmoid(x), (9, 9)), LINE),
+    "gated linear unit": (lambda: nn.GLU(1), IMAGE),
+    "addcmul": (of(lambda x: torch.addcmul(x, x, x.tanh(), value=0.3)), IMAGE),
+    "lerp": (of(lambda x: torch.lerp(x, x.tanh(), 0.3)), IMAGE),
+    "quotient": (of(lambda x: x / (1 + x.square().mean(1, keepdim=True))), IMAGE),
+    "batch of products of x with x": (of(lambda x: torch.bmm(x, x.mT)), LINE),
+    "products of x with x": (of(lambda x: x @ x.mT), IMAGE),
+    "product of x with x over samples": (of(lambda x: x @ (x.t() @ x)), (5,)),
+    "bilinear pooling": (
+        of(lambda x: torch.einsum("nchw,ndhw->ncd", x, x.relu())),
+        IMAGE,
+    ),
+    "product added to a batch": (of(lambda x: torch.baddbmm(x, x @ x.mT, x)), LINE),
+    "product added to another": (of(lambda x: torch.addmm(x, x @ x.t(), x)), (5,)),
+    # Statistics of each sample.
+    "softmax": (lambda: nn.Softmax(1), IMAGE),
+    "softmax over the last axis": (lambda: curved(nn.Softmax(-1)), LINE),
+    "softmax over the samples": (lambda: curved(nn.Softmax(0)), LINE),
+    "log softmax": (lambda: nn.LogSoftmax(1), IMAGE),
+    "log sum exp": (of(lambda x: torch.logsumexp(x, (1, 2))), IMAGE),
+    "softmin": (lambda: curved(nn.Softmin(2)), IMAGE),
+    "layer norm": (lambda: curved(learnt(nn.LayerNorm(9))), LINE),
+    "layer norm of an image": (lambda: learnt(nn.LayerNorm(IMAGE)), IMAGE),
+    "layer norm without scale": (
+        lambda: curved(nn.LayerNorm(9, elementwise_affine=False, eps=0.1)),
+        LINE,
+    ),
+    "layer norm of channels, written out": (of(channel_norm, (4, 1, 1)), IMAGE),
+    "group norm": (lambda: learnt(nn.GroupNorm(2, 4)), IMAGE),
+    "group norm of a line": (lambda: curved(nn.GroupNorm(4, 4, affine=False)), LINE),
+    **{
+        f"instance norm of {len(shape) - 1} axes, affine={affine}": (
+            lambda shape=shape, affine=affine: curved(
+                learnt(getattr(nn, f"InstanceNorm{len(shape) - 1}d")(4, affine=affine))
+            ),
+            shape,
+        )
+        for shape in (LINE, IMAGE, VOLUME)
+        for affine in (True, False)
+    },
+    "instance norm with running statistics": (
+        lambda: nn.InstanceNorm2d(4, track_running_stats=True).eval(),
+        IMAGE,
+    ),
+    "rms norm": (lambda: learnt(nn.RMSNorm(9)), LINE),
+    "local response norm": (lambda: nn.LocalResponseNorm(3, alpha=0.5), IMAGE),
+    "unit length": (of(lambda x: F.normalize(x, dim=1)), IMAGE),
+    "length": (of(lambda x: torch.linalg.vector_norm(x, dim=(2, 3))), IMAGE),
+    "cosine similarity": (
+        of(lambda x, w: F.cosine_similarity(x, w, dim=2), (4, 9)),
+        LINE,
+    ),
+    "variance": (of(lambda x: x.var(1)), IMAGE),
+    "standard deviation": (of(lambda x: x.std((1, 2), correction=0)), IMAGE),
+    "variance and mean": (
+        of(lambda x: torch.add(*torch.var_mean(x.tanh(), (2, 3)))),
+        IMAGE,
+    ),
+    "deviation and mean": (of(lambda x: torch.add(*torch.std_mean(x, 1))), IMAGE),
+    # Attention, from its parts and as one operation.
+    "attention written out": (
+        of(lambda x, *w: written_attention(x, *w), (9, 6), (9, 6), (9, 4)),
+        LINE,
+    ),
+    "attention in 3 axes": (
+        of(lambda x: F.scaled_dot_product_attention(x, x.tanh(), x)),
+        LINE,
+    ),
+    # Elementwise functions.
+    **{
+        f"smooth {function.__name__}": (of(lambda x, f=function: f(x)), IMAGE)
+        for function in (
+            *(torch.sin, torch.cos, torch.atan, torch.asinh, torch.sinh, torch.cosh),
+            *(torch.erf, torch.expm1, torch.square, F.logsigmoid, F.softsign),
+            *(F.tanhshrink,),
+        )
+    },
+    "square root": (of(lambda x: (x.square() + 0.1).sqrt()), IMAGE),
+    "inverse root": (of(lambda x: (x.square() + 0.5).rsqrt()), IMAGE),
+    "reciprocal": (of(lambda x: (x.square() + 0.5).reciprocal()), IMAGE),
+    "number divided by x": (of(lambda x: 2 / (x.square() + 0.5)), IMAGE),
+    "logarithm": (of(lambda x: (x.square() + 0.5).log() + x.abs().log1p()), IMAGE),
+    "power": (of(lambda x: x**3 + (x.square() + 0.2) ** 0.7), IMAGE),
+    # Elements in another order.
+    "sorted": (of(lambda x: x.sort(1).values), IMAGE),
+    "largest two": (of(lambda x: x.topk(2, 1).values), IMAGE),
+    "median": (of(lambda x: x.median(-1).values), IMAGE),
+    "third smallest": (of(lambda x: x.kthvalue(3, 2, keepdim=True).values), IMAGE),
 }

@@ -129,6 +129,19 @@ class Split(nn.Module):
         return torch.cat([tail, self.branch(head)], 1)
 
 
+class SqueezeExcite(nn.Module):
+    """x times a sigmoid a channel of its means (Hu et al., 2018)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, hidden, 1)
+        self.up = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean((2, 3), keepdim=True)
+        return x * torch.sigmoid(self.up(torch.relu(self.down(pooled))))
+
+
 class Twice(nn.Module):
     """One module applied twice in a row, so that its weights are shared."""
 

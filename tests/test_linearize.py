@@ -121,6 +121,7 @@ ANYTHING = {
     "product with a tensor that is computed from x": lambda x, g: (
         x * torch.sigmoid(g * x)
     ),
+    "product": lambda x, g: (g * x).cumprod(1),
     "sort": lambda x, g: (g * x).sort(1).values,
     "top k": lambda x, g: (g * x).topk(6, 1).values,
     "cumulative sum": lambda x, g: (g * x).cumsum(1),
@@ -146,8 +147,15 @@ def test_what_has_no_rule_is_never_wrong(name: str, reduction: str) -> None:
     assert_same(got, expected, model)
 
 
-def softmaxed() -> nn.Module:
-    return nn.Sequential(nn.Linear(5, 6), nn.Softmax(1), nn.Linear(6, 3)).double()
+class Cumprod(nn.Module):
+    """An operation without a rule."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumprod(1)
+
+
+def without_rule() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 6), Cumprod(), nn.Linear(6, 3)).double()
 
 
 def test_a_fallback_warns_once_and_names_node_and_line() -> None:
@@ -156,7 +164,7 @@ def test_a_fallback_warns_once_and_names_node_and_line() -> None:
         "import torch, warnings, fastjac\n"
         "class Odd(torch.nn.Module):\n"
         "    def forward(self, x):\n"
-        "        return torch.softmax(x, 1)\n"
+        "        return torch.cumprod(x, 1)\n"
         "model = torch.nn.Sequential(torch.nn.Linear(5, 6), Odd())\n"
         "warnings.simplefilter('always')\n"
         "for _ in range(3):\n"
@@ -167,14 +175,14 @@ def test_a_fallback_warns_once_and_names_node_and_line() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("no fused rule") == 1, done.stderr
-    assert "SoftmaxBackward" in done.stderr
+    assert "CumprodBackward" in done.stderr
     assert "line 4" in done.stderr
 
 
 def test_fused_refuses_what_has_no_rule_and_names_it() -> None:
-    with pytest.raises(NotImplementedError, match=r"SoftmaxBackward.*test_linearize"):
+    with pytest.raises(NotImplementedError, match=r"CumprodBackward.*test_linearize"):
         fastjac.jacobian_penalty(
-            nn.Sequential(nn.Linear(5, 6), Layer(lambda x, g: x.softmax(1))),
+            nn.Sequential(nn.Linear(5, 6), Layer(lambda x, g: x.cumprod(1))),
             torch.randn(4, 5),
             backend="fused",
         )
@@ -184,7 +192,7 @@ def test_the_autograd_backend_never_warns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fastjac.jacobian_penalty(
-            softmaxed(), torch.randn(4, 5, dtype=DOUBLE), backend="autograd"
+            without_rule(), torch.randn(4, 5, dtype=DOUBLE), backend="autograd"
         )
 
 
@@ -227,23 +235,23 @@ def test_the_gate_behind_a_sum_is_joined_with_the_layer_before_it(path: str) -> 
 
 
 def test_explain_names_what_falls_back_and_why() -> None:
-    model = softmaxed()
+    model = without_rule()
     text = str(fastjac.explain(model, torch.randn(4, 5, dtype=DOUBLE)))
-    assert "Softmax" in text
+    assert "Cumprod" in text
     assert "autograd" in text
 
 
 def test_a_fallback_names_the_module_the_line_and_the_caller() -> None:
-    inner = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4))
+    inner = nn.Sequential(nn.Linear(5, 4), Cumprod())
     model = nn.Sequential(inner, nn.Linear(4, 3))
     x = torch.randn(2, 5)
     with pytest.raises(NotImplementedError) as caught:
         fastjac.jacobian_penalty(model, x, backend="fused")
-    assert "NativeLayerNormBackward0" in str(caught.value)
-    assert "in module 0.1 (LayerNorm)" in str(caught.value)
+    assert "CumprodBackward0" in str(caught.value)
+    assert "in module 0.1 (Cumprod)" in str(caught.value)
     assert f'computed at File "{__file__}"' in str(caught.value)
     assert not model[0][1]._forward_hooks and not model[0][1]._forward_pre_hooks
     checks._said.clear()
-    with pytest.warns(UserWarning, match=r"module 0\.1 \(LayerNorm\)") as record:
+    with pytest.warns(UserWarning, match=r"module 0\.1 \(Cumprod\)") as record:
         fastjac.jacobian_penalty(model, x)
     assert record[0].filename == __file__

@@ -8,55 +8,53 @@ import torch
 from torch import Tensor
 
 from fastjac.graph import Arc, Unsupported, meta
-from fastjac.recipes.products import bilinear, number
+from fastjac.recipes.products import number
+from fastjac.recipes.shapes import reduced, signed
 from fastjac.rules.activation import Gate, Scale
-from fastjac.rules.base import Rule
-from fastjac.rules.shape import Factor
+from fastjac.rules.base import Rule, Transposed
+from fastjac.rules.shape import Expand, Factor, Reshape
 
 
 def mul(arc: Arc) -> Rule:
-    """A product with a tensor that does not depend on x."""
-    bilinear(arc, 0, 1)
-    other = arc.saved("other" if arc.argument == 0 else "self")
-    return scale(arc, other)
+    """A product: each factor is scaled by the other, which may depend on x too."""
+    return scale(arc, arc.saved("other" if arc.argument == 0 else "self"))
 
 
 def div(arc: Arc) -> Rule:
-    """A division by a tensor that does not depend on x."""
-    if arc.argument == 1:
-        raise Unsupported(arc.node, "a division by a tensor that depends on x")
-    bilinear(arc, 0, 1)
+    """A quotient a / b: a is scaled by 1 / b, b by -a / b^2."""
     with torch.enable_grad():
         divisor = arc.saved("other").to(meta(arc.target).dtype)
-        return scale(arc, 1 / divisor)
+        if arc.argument == 0:
+            return scale(arc, 1 / divisor)
+        return scale(arc, -arc.saved("self") / divisor.square())
 
 
-def scale(arc: Arc, factor: Tensor) -> Rule:
-    """Multiply by a tensor that broadcasts against the output, after expanding."""
+def addcmul(arc: Arc) -> Rule:
+    """``a + value * b * c``."""
+    if arc.argument == 0:
+        return Rule()
+    other = arc.saved("tensor2" if arc.argument == 1 else "tensor1")
+    with torch.enable_grad():
+        return scale(arc, other * float(arc.saved("value")))
+
+
+def lerp(arc: Arc) -> Rule:
+    """``a + w (b - a)`` for a number w."""
+    weight = float(arc.saved("weight"))
+    return Factor(weight if arc.argument else 1 - weight)
+
+
+def scale(arc: Arc, factor: Tensor, shape: torch.Size | None = None) -> Rule:
+    """Multiply by a tensor that broadcasts against the output, after expanding.
+
+    ``shape`` is that of what is multiplied where it is not the output.
+    """
+    shape = arc.out_shape if shape is None else shape
     if factor.dim() == 0 and factor.device.type == "cpu" and not factor.requires_grad:
         return Factor(float(factor))
     if factor.requires_grad:
-        return Scale(factor, arc.out_shape)
-    return Gate(factor, arc.out_shape)
-
-
-def batch_norm(arc: Arc) -> Rule:
-    """BatchNorm in eval mode: a scale a channel, with gradient to its weight."""
-    if arc.argument != 0:
-        raise Unsupported(arc.node, "a scale or shift that depends on x")
-    if arc.saved("training"):
-        raise Unsupported(
-            arc.node,
-            "BatchNorm in training mode couples the samples of a batch; "
-            "call model.eval(), or .eval() on its BatchNorm modules",
-        )
-    weight = arc.saved("weight")
-    with torch.enable_grad():
-        factor = torch.rsqrt(arc.saved("running_var") + arc.saved("eps"))
-        if weight is not None:
-            factor = weight * factor
-        factor = factor.view(-1, *(1,) * (len(arc.out_shape) - 2))
-    return scale(arc, factor)
+        return Scale(factor, shape)
+    return Gate(factor, shape)
 
 
 def prelu(arc: Arc) -> Rule:
@@ -177,3 +175,29 @@ def term(*signs: float) -> Callable[[Arc], Rule]:
         return Rule() if factor == 1 else Factor(factor)
 
     return rule
+
+
+def power(arc: Arc) -> Rule:
+    """``u ** a`` for a number a: slope ``a u ** (a - 1)``."""
+    exponent = arc.saved("exponent")
+    with torch.enable_grad():
+        slope = exponent * arc.saved("self").pow(exponent - 1)
+        return scale(arc, slope)
+
+
+def glu(arc: Arc) -> list[Rule]:
+    """``a * sigmoid(b)`` of the two halves of a dimension: both scaled, then added."""
+    dim = signed(arc.saved("dim")) % len(arc.in_shape)
+    with torch.enable_grad():
+        value, gate = arc.saved("self").chunk(2, dim)
+        opened = gate.sigmoid()
+        slopes = torch.cat([opened, value * opened * (1 - opened)], dim)
+    half = (2, arc.in_shape[dim] // 2)
+    split = torch.Size((*arc.in_shape[:dim], *half, *arc.in_shape[dim + 1 :]))
+    summed = reduced(split, [dim])
+    return [
+        scale(arc, slopes, arc.in_shape),
+        Reshape(arc.in_shape, split),
+        Transposed(Expand(summed, split)),
+        Reshape(summed, arc.out_shape),
+    ]

@@ -13,12 +13,6 @@ from fastjac.rules.linear import Linear, MatrixProduct, linear_weight
 from fastjac.rules.shape import Expand, Factor, Reshape
 
 
-def bilinear(arc: Arc, *arguments: int) -> None:
-    """Refuse a product of which more than one factor depends on x."""
-    if len(arc.varying.intersection(arguments)) > 1:
-        raise Unsupported(arc.node, "a product of two tensors that both depend on x")
-
-
 def number(value: Any) -> float:
     """Read a scalar argument; autograd saves none for one."""
     return 1.0 if value is None else float(value)
@@ -29,7 +23,6 @@ def addmm(arc: Arc) -> Rule | list[Rule]:
     if arc.argument == 0:
         beta = Factor(number(arc.saved("beta")))
         return [Expand(arc.in_shape, arc.out_shape), beta]
-    bilinear(arc, 1, 2)
     scale = number(arc.saved("alpha"))
     if arc.argument == 1:
         return Linear(linear_weight(arc.saved("mat2")), scale)
@@ -38,7 +31,6 @@ def addmm(arc: Arc) -> Rule | list[Rule]:
 
 def mm(arc: Arc) -> Rule:
     """A matrix product."""
-    bilinear(arc, 0, 1)
     if arc.argument == 0:
         return Linear(linear_weight(arc.saved("mat2")))
     return MatrixProduct(arc.saved("self"), "left")
@@ -46,7 +38,6 @@ def mm(arc: Arc) -> Rule:
 
 def bmm(arc: Arc) -> Rule:
     """A batch of matrix products."""
-    bilinear(arc, 0, 1)
     if arc.argument == 0:
         return MatrixProduct(arc.saved("mat2"), "right")
     return MatrixProduct(arc.saved("self"), "left")
@@ -57,7 +48,6 @@ def baddbmm(arc: Arc) -> Rule | list[Rule]:
     if arc.argument == 0:
         beta = Factor(number(arc.saved("beta")))
         return [Expand(arc.in_shape, arc.out_shape), beta]
-    bilinear(arc, 1, 2)
     scale = number(arc.saved("alpha"))
     if arc.argument == 1:
         return MatrixProduct(arc.saved("batch2"), "right", scale)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastjac.graph import Arc
+import torch
+from torch import Tensor
+
+from fastjac.graph import Arc, Unsupported
+from fastjac.recipes.elementwise import scale
 from fastjac.recipes.shapes import reduced, signed
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule, Transposed
 from fastjac.rules.pooling import Choose, Folded, Route
 from fastjac.rules.shape import Expand, Factor, Reshape
+from fastjac.rules.softmax import LogSoftmax, Softmax
 
 
 def route(spatial: int, saved: str = "result1") -> Callable[[Arc], Rule]:
@@ -76,7 +81,7 @@ def mean(arc: Arc, dims: Sequence[int] | int = ()) -> list[Rule]:
 
 
 def max_dim(arc: Arc) -> list[Rule]:
-    """The maximum or minimum along a dimension, by its indices."""
+    """One element along a dimension, as the maximum or median, by its index."""
     (dim,) = dimensions(arc.saved("dim"), len(arc.in_shape))
     kept = reduced(arc.in_shape, [dim])
     index = arc.saved("indices").reshape(kept)
@@ -86,6 +91,12 @@ def max_dim(arc: Arc) -> list[Rule]:
     ]
 
 
+def chosen(arc: Arc) -> Rule:
+    """Elements of a dimension in another order, as sort and topk take them."""
+    (dim,) = dimensions(arc.saved("dim"), len(arc.in_shape))
+    return Choose(arc.saved("indices"), dim, arc.in_shape[dim])
+
+
 def amax(arc: Arc) -> list[Rule]:
     """Ties share the cotangent evenly, as autograd has it."""
     dims = dimensions(arc.saved("dim"), len(arc.in_shape))
@@ -93,3 +104,68 @@ def amax(arc: Arc) -> list[Rule]:
     winners = (arc.saved("self").detach() == kept).to(kept.dtype)
     share = winners / winners.sum(dims, keepdim=True)
     return [Gate(share, arc.in_shape), *total(arc, dims)]
+
+
+def softmax(arc: Arc) -> Rule:
+    """Probabilities along a dimension."""
+    (dim,) = dimensions(arc.saved("dim"), len(arc.in_shape))
+    return Softmax(arc.saved("result"), dim)
+
+
+def log_softmax(arc: Arc) -> Rule:
+    """Their logarithm."""
+    (dim,) = dimensions(arc.saved("dim"), len(arc.in_shape))
+    with torch.enable_grad():
+        return LogSoftmax(arc.saved("result").exp(), dim)
+
+
+def log_sum_exp(arc: Arc) -> list[Rule]:
+    """``log sum exp u``: its slopes are the probabilities."""
+    dims = dimensions(arc.saved("dim"), len(arc.in_shape))
+    kept = reduced(arc.in_shape, dims)
+    with torch.enable_grad():
+        slopes = (arc.saved("self") - arc.saved("result").reshape(kept)).exp()
+    return [scale(arc, slopes, arc.in_shape), *total(arc, dims)]
+
+
+def euclidean_norm(arc: Arc) -> list[Rule]:
+    """The l2 norm over dimensions: slopes u / ||u||, and 0 at 0."""
+    if float(arc.saved("ord")) != 2:
+        raise Unsupported(arc.node, "a vector norm that is not Euclidean")
+    dims = dimensions(arc.saved("dim") or (), len(arc.in_shape))
+    kept = reduced(arc.in_shape, dims)
+    with torch.enable_grad():
+        norm = arc.saved("result").reshape(kept)
+        slopes = arc.saved("self") / norm.masked_fill(norm == 0, 1)
+    return [scale(arc, slopes, arc.in_shape), *total(arc, dims)]
+
+
+def variance(arc: Arc) -> list[Rule]:
+    """The variance over dimensions; the mean too, for var_mean."""
+    dims = dimensions(arc.saved("dim") or (), len(arc.in_shape))
+    if arc.target[1] == 1:
+        return mean(arc, dims)
+    with torch.enable_grad():
+        slopes = _variance_slopes(arc, dims)
+    return [scale(arc, slopes, arc.in_shape), *total(arc, dims)]
+
+
+def deviation(arc: Arc) -> list[Rule]:
+    """The standard deviation over dimensions; the mean too, for std_mean."""
+    dims = dimensions(arc.saved("dim") or (), len(arc.in_shape))
+    if arc.target[1] == 1:
+        return mean(arc, dims)
+    kept = reduced(arc.in_shape, dims)
+    name = "result" if hasattr(arc.node, "_saved_result") else "result0"
+    with torch.enable_grad():
+        slopes = _variance_slopes(arc, dims) / (2 * arc.saved(name).reshape(kept))
+    return [scale(arc, slopes, arc.in_shape), *total(arc, dims)]
+
+
+def _variance_slopes(arc: Arc, dims: list[int]) -> Tensor:
+    """Return 2 (u - mean u) / (n - correction)."""
+    values = arc.saved("self")
+    correction = arc.saved("correction")
+    count = arc.in_shape.numel() // max(1, arc.out_shape.numel())
+    freedom = max(0.0, count - (1.0 if correction is None else float(correction)))
+    return 2 * (values - values.mean(dims, keepdim=True)) / freedom

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -60,34 +62,32 @@ class Linear(Rule):
 class MatrixProduct(Rule):
     """``v = u B`` (``side="right"``) or ``v = B u`` (``side="left"``), scaled.
 
-    ``u`` is (M, in) or batched (b, M, in); ``B`` has as many dimensions as ``u``.
+    ``u`` is (M, in) or batched (b, ..., M, in); ``B`` has as many dimensions as ``u``.
     """
 
     def __init__(self, matrix: Tensor, side: str, scale: float = 1.0) -> None:
         self.weights = (matrix,)
         self.matrix = matrix.detach()
         self.side, self.scale = side, scale
-        batched = matrix.dim() == 3
+        batched = matrix.dim() > 2
         self.samplewise = batched or side == "right"
         self.per_sample_weights = batched
 
     def pull(self, rows: Tensor) -> Tensor:
-        transposed = self.matrix.mT
-        product = rows @ transposed if self.side == "right" else transposed @ rows
-        return product * self.scale
+        return self._product(rows, self.matrix.mT)
 
     def push(self, tangents: Tensor) -> Tensor:
-        right = self.side == "right"
-        product = tangents @ self.matrix if right else self.matrix @ tangents
-        return product * self.scale
+        return self._product(tangents, self.matrix)
 
     def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
         (total,) = sums
         if total is None:
             return
-        right = self.side == "right"
-        gradient = tangents.mT @ rows if right else rows @ tangents.mT
-        total.add(gradient.sum(0) * self.scale)
+        if self.side == "right":
+            gradient = torch.einsum("r...mi,r...mo->...io", tangents, rows)
+        else:
+            gradient = torch.einsum("r...im,r...om->...io", rows, tangents)
+        total.add(gradient if self.scale == 1 else gradient.mul_(self.scale))
 
     @property
     def multiplications(self) -> int:
@@ -96,9 +96,26 @@ class MatrixProduct(Rule):
     def narrow(self, samples: Samples) -> Rule:
         if self.matrix.dim() == 2:
             return self
-        narrowed = MatrixProduct(samples.of(self.matrix), self.side, self.scale)
-        narrowed.weights = self.weights
+        narrowed = copy(self)
+        narrowed.matrix = samples.of(self.matrix)
         return narrowed
+
+    def _product(self, rows: Tensor, matrix: Tensor) -> Tensor:
+        """Multiply each row's matrices by ``matrix``.
+
+        torch's batched product copies ``matrix`` for every row; where that is the
+        larger part, the rows are put side by side instead.
+        """
+        if self.scale != 1:
+            matrix = matrix * self.scale
+        if matrix.dim() == 2 or matrix.numel() <= rows[0].numel():
+            return rows @ matrix if self.side == "right" else matrix @ rows
+        if self.side == "right":
+            return torch.einsum("r...mi,...io->r...mo", rows, matrix)
+        return torch.einsum("...mi,r...io->r...mo", matrix, rows)
+
+    def describe(self) -> str:
+        return "dense, matrix product"
 
 
 def is_shared(rows: Tensor) -> bool:
