@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 REDUCTIONS = ("frobenius", "sum", "mean", "none")
 BACKENDS = ("auto", "fused", "autograd")
+BATCH_STATISTICS = ("constant", "error")
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -184,11 +186,11 @@ def check_labels(y: Tensor, logits: Tensor) -> None:
 _said: set[str] = set()
 
 
-def warn_once(key: str, message: str) -> None:
-    """Warn about one thing once a process."""
+def warn_once(key: str, message: Callable[[], str]) -> None:
+    """Warn about one thing once a process; only then is the message made."""
     if key not in _said:
+        warnings.warn(message(), stacklevel=_users_level())
         _said.add(key)
-        warnings.warn(message, stacklevel=_users_level())
 
 
 def _users_level() -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastjac import checks
 from fastjac.graph import find_node, sequence_number
@@ -39,14 +38,15 @@ def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
     return wrapper
 
 
-def forward(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
+def forward(model: Model, x: Tensor, *, shared: bool = False) -> tuple[Tensor, Tensor]:
     """Run the model with gradients enabled; return logits and the x they depend on.
 
     ``x`` itself is used if it requires grad, else a detached copy that does, so that
-    neither ``x.requires_grad`` nor ``x.grad`` changes.
+    neither ``x.requires_grad`` nor ``x.grad`` changes. The model's buffers change only
+    if the pass is ``shared`` with the caller, who then makes none of his own.
     """
     checks.check_input(x)
-    with torch.enable_grad():
+    with torch.enable_grad(), nullcontext() if shared else _kept_buffers(model):
         if x.is_inference():
             x = x.clone()
         leaf = x if x.requires_grad else x.detach().requires_grad_()
@@ -77,14 +77,14 @@ def locator(model: Model, x: Tensor) -> Callable[[str], str]:
     """Return a function that says where in the model a node came from.
 
     It names the module and the line of code. It runs the forward pass once more,
-    recording stack traces; random numbers and BatchNorm statistics are put back. It is
+    recording stack traces; random numbers and buffers are put back. It is
     called only before a fallback.
     """
 
     def locate(name: str) -> str:
         with (
             torch.random.fork_rng(enabled=True),
-            _kept_statistics(model),
+            _kept_buffers(model),
             torch.enable_grad(),
             torch.autograd.set_detect_anomaly(True, check_nan=False),
             _watched(unwrapped(model)) as spans,
@@ -157,18 +157,26 @@ def _user_line(metadata: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _kept_statistics(model: Model) -> Iterator[None]:
-    """Restore the running statistics of BatchNorm after a forward pass."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    buffers = [
-        buffer
+def _kept_buffers(model: Model) -> Iterator[None]:
+    """Let a forward pass in training mode update copies of the model's buffers.
+
+    Running statistics are such buffers. The originals are never touched, and what the
+    autograd graph holds of the copies stays as the forward pass left it.
+    """
+    inner = unwrapped(model)
+    modules = inner.modules() if isinstance(inner, nn.Module) else ()
+    originals = [
+        (module._buffers, name, buffer)
         for module in modules
-        if isinstance(module, _BatchNorm)
-        for buffer in module.buffers()
+        if module.training
+        for name, buffer in module._buffers.items()
+        if buffer is not None
     ]
-    saved = [buffer.clone() for buffer in buffers]
+    copies = {buffer: buffer.clone() for _, _, buffer in originals}
     try:
+        for buffers, name, buffer in originals:
+            buffers[name] = copies[buffer]
         yield
     finally:
-        for buffer, before in zip(buffers, saved, strict=True):
-            buffer.data.copy_(before)
+        for buffers, name, buffer in originals:
+            buffers[name] = buffer

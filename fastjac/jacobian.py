@@ -12,7 +12,12 @@ from fastjac.source import open_rows
 
 @outside_inference_mode
 def jacobian(
-    model: Model, x: Tensor, *, chunk: int | None = None, backend: str = "auto"
+    model: Model,
+    x: Tensor,
+    *,
+    chunk: int | None = None,
+    backend: str = "auto",
+    batch_statistics: str = "constant",
 ) -> Tensor:
     """Return the Jacobian of the logits at each sample, differentiable in the weights.
 
@@ -21,6 +26,7 @@ def jacobian(
         x: (N, ...), floating point.
         chunk: how many (sample, row) pairs to hold at once; None to choose.
         backend: "auto", "fused" or "autograd".
+        batch_statistics: as in `fastjac.jacobian_penalty`, "constant" or "error".
 
     Returns:
         (N, K, *x.shape[1:]): entry [i, k] is ``d z_k(x_i) / d x_i``.
@@ -37,13 +43,18 @@ def jacobian(
     """
     checks.check_chunk(chunk)
     logits, leaf = forward(model, x)
-    rows = open_rows(logits, leaf, backend, locator(model, leaf))
+    rows = open_rows(logits, leaf, backend, locator(model, leaf), batch_statistics)
     return rows.pull(seeds.jacobian(logits), chunk)
 
 
 @outside_inference_mode
 def jacobian_norm(
-    model: Model, x: Tensor, *, chunk: int | None = None, backend: str = "auto"
+    model: Model,
+    x: Tensor,
+    *,
+    chunk: int | None = None,
+    backend: str = "auto",
+    batch_statistics: str = "constant",
 ) -> Tensor:
     """Return the Frobenius norm of the Jacobian at each sample, ``||J(x_i)||_F``.
 
@@ -52,6 +63,7 @@ def jacobian_norm(
         x: (N, ...), floating point.
         chunk: how many (sample, row) pairs to hold at once; None to choose.
         backend: "auto", "fused" or "autograd".
+        batch_statistics: as in `fastjac.jacobian_penalty`, "constant" or "error".
 
     Returns:
         (N,), a measurement: no gradient is computed and none flows. Use
@@ -69,7 +81,7 @@ def jacobian_norm(
     """
     checks.check_chunk(chunk)
     logits, leaf = forward(model, x)
-    rows = open_rows(logits, leaf, backend, locator(model, leaf))
+    rows = open_rows(logits, leaf, backend, locator(model, leaf), batch_statistics)
     with torch.no_grad():
         return checks.poison(
             rows.squared_norms(seeds.jacobian(logits), chunk).sqrt(), logits
@@ -78,7 +90,12 @@ def jacobian_norm(
 
 @outside_inference_mode
 def spectral_norm(
-    model: Model, x: Tensor, *, chunk: int | None = None, backend: str = "auto"
+    model: Model,
+    x: Tensor,
+    *,
+    chunk: int | None = None,
+    backend: str = "auto",
+    batch_statistics: str = "constant",
 ) -> Tensor:
     """Return the largest singular value of the Jacobian at each sample.
 
@@ -91,6 +108,7 @@ def spectral_norm(
         x: (N, ...), floating point.
         chunk: how many (sample, row) pairs to hold at once; None to choose.
         backend: "auto", "fused" or "autograd".
+        batch_statistics: as in `fastjac.jacobian_penalty`, "constant" or "error".
 
     Returns:
         (N,), differentiable.
@@ -107,7 +125,7 @@ def spectral_norm(
     """
     checks.check_chunk(chunk)
     logits, leaf = forward(model, x)
-    rows = open_rows(logits, leaf, backend, locator(model, leaf))
+    rows = open_rows(logits, leaf, backend, locator(model, leaf), batch_statistics)
     with torch.no_grad():
         pulled = rows.pull(seeds.jacobian(logits), chunk).flatten(2)
         pulled = pulled.to(torch.promote_types(pulled.dtype, torch.float32))

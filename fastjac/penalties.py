@@ -33,6 +33,7 @@ def jacobian_penalty(
     generator: torch.Generator | None = None,
     chunk: int | None = None,
     backend: str = "auto",
+    batch_statistics: str = "constant",
     return_logits: bool = False,
 ) -> Any:
     """Return the norm of the input Jacobian of the logits, differentiable.
@@ -58,8 +59,14 @@ def jacobian_penalty(
         chunk: how many (sample, row) pairs to hold in memory at once; None to choose.
         backend: "auto", "fused" (an error instead of a fallback) or "autograd" (the
             reference).
+        batch_statistics: what to do about BatchNorm in training mode, which couples
+            the samples of a batch. "constant" takes the mean and variance of the batch
+            as constants, in J and in its gradient, with one warning: the penalty is
+            that of the network in eval mode with this batch's statistics. "error"
+            raises. ``backend="autograd"`` differentiates them, in whole.
         return_logits: return ``(penalty, logits)``, so that the cross-entropy can
-            share the forward pass.
+            share the forward pass; the model's buffers, such as running statistics, are
+            then updated as by one forward pass of its own. Otherwise they stay.
 
     Returns:
         A scalar, or (N,) for "none", in float32 or wider. With ``return_logits`` also
@@ -77,7 +84,7 @@ def jacobian_penalty(
         6.0
     """
     chosen = partial(_seeds, class_weights, projections, generator)
-    squares = Squares(chosen, reduction, chunk, backend)
+    squares = Squares(chosen, reduction, chunk, backend, batch_statistics)
     return squares.of_model(model, x, return_logits)
 
 
@@ -92,6 +99,7 @@ def penalty_from_graph(
     generator: torch.Generator | None = None,
     chunk: int | None = None,
     backend: str = "auto",
+    batch_statistics: str = "constant",
 ) -> Tensor:
     """Return `jacobian_penalty` of a forward pass that has been made already.
 
@@ -107,6 +115,7 @@ def penalty_from_graph(
         generator: as in `jacobian_penalty`.
         chunk: as in `jacobian_penalty`.
         backend: as in `jacobian_penalty`.
+        batch_statistics: as in `jacobian_penalty`.
 
     Returns:
         A scalar, or (N,) for ``reduction="none"``.
@@ -122,7 +131,9 @@ def penalty_from_graph(
         15.0
     """
     chosen = partial(_seeds, class_weights, projections, generator)
-    return Squares(chosen, reduction, chunk, backend).of_graph(logits, x)
+    return Squares(chosen, reduction, chunk, backend, batch_statistics).of_graph(
+        logits, x
+    )
 
 
 @outside_inference_mode
@@ -133,6 +144,7 @@ def cross_lipschitz_penalty(
     reduction: str = "sum",
     chunk: int | None = None,
     backend: str = "auto",
+    batch_statistics: str = "constant",
     return_logits: bool = False,
 ) -> Any:
     """Return the Cross-Lipschitz penalty (eq. 6; Hein and Andriushchenko, 2017).
@@ -150,6 +162,7 @@ def cross_lipschitz_penalty(
         reduction: "sum", "mean", "frobenius" (``sqrt(sum_i P_i)``) or "none".
         chunk: as in `jacobian_penalty`.
         backend: as in `jacobian_penalty`.
+        batch_statistics: as in `jacobian_penalty`.
         return_logits: as in `jacobian_penalty`.
 
     Returns:
@@ -165,7 +178,9 @@ def cross_lipschitz_penalty(
         >>> round(float(fastjac.cross_lipschitz_penalty(model, torch.ones(1, 3))), 5)
         4.0
     """
-    squares = Squares(seeds.cross_lipschitz, reduction, chunk, backend)
+    squares = Squares(
+        seeds.cross_lipschitz, reduction, chunk, backend, batch_statistics
+    )
     return squares.of_model(model, x, return_logits)
 
 
@@ -178,6 +193,7 @@ def input_gradient_penalty(
     reduction: str = "sum",
     chunk: int | None = None,
     backend: str = "auto",
+    batch_statistics: str = "constant",
     return_logits: bool = False,
 ) -> Any:
     """Return the squared norm of the cross-entropy's input gradient (eq. 5).
@@ -194,6 +210,7 @@ def input_gradient_penalty(
         reduction: "sum", "mean", "frobenius" (``sqrt(sum_i P_i)``) or "none".
         chunk: as in `jacobian_penalty`.
         backend: as in `jacobian_penalty`.
+        batch_statistics: as in `jacobian_penalty`.
         return_logits: as in `jacobian_penalty`.
 
     Returns:
@@ -210,7 +227,9 @@ def input_gradient_penalty(
         >>> round(float(fastjac.input_gradient_penalty(model, x, y)), 5)
         0.5
     """
-    squares = Squares(partial(seeds.input_gradient, y), reduction, chunk, backend)
+    squares = Squares(
+        partial(seeds.input_gradient, y), reduction, chunk, backend, batch_statistics
+    )
     return squares.of_model(model, x, return_logits)
 
 

@@ -6,7 +6,8 @@ which of the two it gets.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +17,10 @@ from fastjac.differentiable import pull, squared_norms, total_squared_norm
 from fastjac.fewer_rows import fewer_rows
 from fastjac.graph import Unsupported, connecting_arcs
 from fastjac.linearization import Linearization
-from fastjac.linearize import linearize
+from fastjac.linearize import batch_norm_in_training, linearize
+
+#: Says where in the user's code a node came from, by its name.
+Locate = Callable[[str], str]
 
 
 class Rows(Protocol):
@@ -75,7 +79,13 @@ class AutogradRows:
         return self.squared_norms(seeds).sum()
 
 
-def open_rows(logits: Tensor, x: Tensor, backend: str, locate: Any = None) -> Rows:
+def open_rows(
+    logits: Tensor,
+    x: Tensor,
+    backend: str,
+    locate: Locate | None = None,
+    batch_statistics: str = "constant",
+) -> Rows:
     """Return the rows of ``logits`` with respect to ``x``.
 
     Args:
@@ -83,34 +93,87 @@ def open_rows(logits: Tensor, x: Tensor, backend: str, locate: Any = None) -> Ro
         x: (N, ...), which they were computed from.
         backend: "auto" falls back to autograd with one warning a kind of node, "fused"
             raises instead, "autograd" asks for the reference.
-        locate: called with a node's name where there is no rule for it; says where in
-            the user's code the node came from.
+        locate: called with a node's name where there is something to say about it; says
+            where in the user's code the node came from.
+        batch_statistics: "constant" takes those of a BatchNorm in training mode as
+            constants, with one warning; "error" raises.
 
     Raises:
         NotImplementedError: with "fused", for a node without a rule.
-        ValueError: ``x`` is detached from the logits.
+        ValueError: ``x`` is detached from the logits; a BatchNorm in training mode, and
+            ``batch_statistics="error"``.
     """
     checks.one_of("backend", backend, checks.BACKENDS)
+    checks.one_of("batch_statistics", batch_statistics, checks.BATCH_STATISTICS)
+    if locate is None:
+        locate = _nowhere
+    if batch_statistics == "error":
+        _refuse_batch_statistics(logits, x, locate)
     if backend == "autograd":
         connecting_arcs(logits, x)
         return AutogradRows(logits, x)
     try:
         linearization = linearize(logits, x)
     except Unsupported as missing:
-        where = locate(missing.name) if locate is not None else ""
-        message = (
-            f"fastjac has no fused rule for {missing.name} ({missing.reason}){where}"
-        )
-        if backend == "fused":
-            raise NotImplementedError(
-                f"{message}. Replace that operation, or use backend='auto' to fall "
-                "back to autograd"
-            ) from None
-        checks.warn_once(
-            f"fallback {missing.name} {missing.reason}",
-            f"{message}; the whole penalty runs by autograd, {logits.shape[1]} "
-            "backward passes, which is correct but slow. Replace that operation, or "
-            "pass backend='autograd' to choose this without a warning",
-        )
-        return AutogradRows(logits, x)
+        return _fallback(logits, x, backend, missing, locate)
+    if name := linearization.batch_statistics:
+        checks.warn_once("batch statistics", lambda: _constant(name, locate))
     return FusedRows(linearization)
+
+
+def _fallback(
+    logits: Tensor, x: Tensor, backend: str, missing: Unsupported, locate: Locate
+) -> Rows:
+    """Return autograd's rows, with a warning; raise where a fallback is an error."""
+
+    def message() -> str:
+        return (
+            f"fastjac has no fused rule for {missing.name} ({missing.reason})"
+            f"{locate(missing.name)}"
+        )
+
+    if backend == "fused":
+        raise NotImplementedError(
+            f"{message()}. Replace that operation, or use backend='auto' to fall "
+            "back to autograd"
+        ) from None
+    coupled = "" if batch_norm_in_training(logits, x) is None else f". {COUPLED}"
+    checks.warn_once(
+        f"fallback {missing.name} {missing.reason}",
+        lambda: (
+            f"{message()}; the whole penalty runs by autograd, {logits.shape[1]} "
+            "backward passes, which is correct but slow. Replace that operation, or "
+            f"pass backend='autograd' to choose this without a warning{coupled}"
+        ),
+    )
+    return AutogradRows(logits, x)
+
+
+#: What autograd makes of batch statistics.
+COUPLED = (
+    "Autograd differentiates the batch statistics of the BatchNorm in training mode "
+    "too, so that the rows of a sample hold derivatives of all samples' logits"
+)
+
+
+def _constant(name: str, locate: Locate) -> str:
+    return (
+        f"{name}: BatchNorm in training mode couples the samples of a batch"
+        f"{locate(name)}; its batch statistics are taken as constants, in the Jacobian "
+        "and in its gradient. Call .eval() on it to use its running statistics, or "
+        "pass batch_statistics='error' to have this refused"
+    )
+
+
+def _refuse_batch_statistics(logits: Tensor, x: Tensor, locate: Locate) -> None:
+    name = batch_norm_in_training(logits, x)
+    if name is not None:
+        raise ValueError(
+            f"`batch_statistics` is 'error', and {name} is a BatchNorm in training mode"
+            f"{locate(name)}. Call .eval() on it to use its running statistics, or "
+            "pass batch_statistics='constant' to take those of the batch as constants"
+        )
+
+
+def _nowhere(name: str) -> str:
+    return ""

@@ -23,6 +23,7 @@ class Squares:
         reduction: "frobenius", "sum", "mean" or "none".
         chunk: how many (sample, row) pairs to hold at once; None to choose.
         backend: "auto", "fused" or "autograd".
+        batch_statistics: "constant" or "error".
 
     Raises:
         ValueError: a bad field; the message names it.
@@ -32,15 +33,19 @@ class Squares:
     reduction: str
     chunk: int | None = None
     backend: str = "auto"
+    batch_statistics: str = "constant"
 
     def __post_init__(self) -> None:
         checks.one_of("reduction", self.reduction, checks.REDUCTIONS)
         checks.one_of("backend", self.backend, checks.BACKENDS)
+        checks.one_of(
+            "batch_statistics", self.batch_statistics, checks.BATCH_STATISTICS
+        )
         checks.check_chunk(self.chunk)
 
     def of_model(self, model: Model, x: Tensor, return_logits: bool) -> Any:
         """Return the penalty, or ``(penalty, logits)``, of a forward pass made here."""
-        logits, leaf = forward(model, x)
+        logits, leaf = forward(model, x, shared=return_logits)
         penalty = self._reduced(logits, leaf, locator(model, leaf))
         return (penalty, logits) if return_logits else penalty
 
@@ -54,7 +59,7 @@ class Squares:
         self, logits: Tensor, x: Tensor, locate: Callable[[str], str] | None
     ) -> Tensor:
         seeds = self.seeds(logits)
-        rows = open_rows(logits, x, self.backend, locate)
+        rows = open_rows(logits, x, self.backend, locate, self.batch_statistics)
         if self.reduction == "none":
             return checks.poison(rows.squared_norms(seeds, self.chunk), logits)
         total = checks.poison(rows.total(seeds, self.chunk), logits)

@@ -136,22 +136,6 @@ def test_a_model_that_makes_nan(penalty) -> None:
         penalty(model, torch.randn(2, 3))
 
 
-@pytest.mark.filterwarnings("ignore:fastjac has no fused rule")
-@pytest.mark.parametrize("backend", ["auto", "fused"])
-def test_batch_norm_in_training_mode(backend: str) -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-    expected = r"BatchNorm.*couples the samples.*\.eval\(\)"
-    if backend == "fused":
-        with pytest.raises(NotImplementedError, match=expected):
-            fastjac.jacobian_penalty(model, torch.randn(5, 3), backend=backend)
-        return
-    from fastjac import checks
-
-    checks._said.clear()
-    with pytest.warns(UserWarning, match=expected):
-        fastjac.jacobian_penalty(model, torch.randn(5, 3), backend=backend)
-
-
 def test_model_and_input_on_two_devices(penalty) -> None:
     """The meta device stands in for a GPU."""
     with pytest.raises(ValueError, match="`x` is on cpu and `logits` are on meta"):

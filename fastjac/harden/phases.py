@@ -62,8 +62,8 @@ def harden(
         adversarial: share of each batch, 0 to 1, that FGSM perturbs before the step.
         eps: size of that FGSM step, in units of x.
         bounds: range that perturbed inputs are clipped to, such as ``(0, 1)``.
-        freeze_batchnorm: keep BatchNorm at its running statistics, without which the
-            Jacobian of one sample depends on the others.
+        freeze_batchnorm: keep BatchNorm at its running statistics; otherwise those of
+            each batch are constants in its Jacobian (see `fastjac.jacobian_penalty`).
         checkpoint: file for checkpoints, written atomically every ``checkpoint_every``
             steps, on Ctrl-C and at the end.
         checkpoint_every: steps between checkpoints.
