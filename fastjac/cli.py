@@ -1,4 +1,4 @@
-"""The command `fastjac`: demo, train, harden, evaluate, explain, info.
+"""The command `fastjac`: demo, train, harden, evaluate, paper, explain, info.
 
 Wrong arguments end with one line and exit code 2, expected failures (a damaged file, a
 diverged training) with one line and exit code 1, Ctrl-C with 130. A traceback is a bug.

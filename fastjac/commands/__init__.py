@@ -8,13 +8,22 @@ import typer
 
 from fastjac.checkpoint import CheckpointError
 from fastjac.commands.measuring import evaluate, explain, info
+from fastjac.commands.paper import paper
 from fastjac.commands.showing import demo
 from fastjac.commands.training import harden, train
 from fastjac.data import DataError
 from fastjac.harden import NonFiniteLossError
+from fastjac.paper import RunError
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer and click differ on its place
-EXPECTED = (DataError, CheckpointError, NonFiniteLossError, ImportError, OSError)
+EXPECTED = (
+    DataError,
+    CheckpointError,
+    NonFiniteLossError,
+    RunError,
+    ImportError,
+    OSError,
+)
 
 
 app = typer.Typer(
@@ -22,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, harden, evaluate, explain, info):
+for command in (demo, train, harden, evaluate, paper, explain, info):
     app.command()(command)
 
 

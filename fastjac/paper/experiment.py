@@ -1,0 +1,154 @@
+"""An experiment from its command line's values to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fastjac.paper.jobs import Job, plan
+from fastjac.paper.presets import RECIPES
+from fastjac.paper.progress import Display
+from fastjac.paper.recipes import Recipe
+from fastjac.paper.report import Report
+from fastjac.paper.rows import GROUPS, rows
+from fastjac.paper.runner import Runner
+from fastjac.paper.signals import Stopped
+from fastjac.paper.source import TITLES, Source
+from fastjac.paper.store import Store, alone
+
+PRESETS = ("full", "quick")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind.
+
+    Attributes:
+        files: the report and its figures.
+        finished: jobs that are finished, of those planned.
+        planned: jobs of the whole recipe.
+        failed: titles of those that diverged.
+        stopped: whether Ctrl-C ended it.
+    """
+
+    files: tuple[Path, ...]
+    finished: int
+    planned: int
+    failed: tuple[str, ...]
+    stopped: bool
+
+
+def reproduce(
+    data: str | Path,
+    dataset: str,
+    out: str | Path,
+    *,
+    preset: str = "full",
+    seeds: int | None = None,
+    only: Sequence[str] = (),
+    processes: int = 1,
+    device: str = "auto",
+    verify: bool = True,
+    progress: bool = True,
+    report_only: bool = False,
+    command: str = "",
+    recipe: Recipe | None = None,
+) -> Outcome:
+    """Run the paper's experiments on a data set, and write the report.
+
+    What is finished already, in this folder, is not run again; what was interrupted,
+    however, goes on from its last checkpoint.
+
+    Args:
+        data: folder with the data set's original files, or with a folder of its name.
+        dataset: "mnist", "fashion-mnist" or "cifar-10".
+        out: folder for results, networks and the report.
+        preset: "full" or "quick".
+        seeds: how many seeds of the main rows; None for the preset's.
+        only: keys of rows, names of groups, or "cost", to run these only.
+        processes: jobs at once.
+        device: "cpu", "cuda", or "auto" for a GPU if there is one.
+        verify: insist on the published files, by their checksums.
+        progress: show bars, or a line a job where there is no terminal.
+        report_only: write the report of what is finished and run nothing.
+        command: the command line to note with each result.
+        recipe: settings other than the preset's.
+
+    Returns:
+        What there is now.
+
+    Raises:
+        ValueError: an unknown data set, preset or row.
+        fastjac.data.DataError: files missing or damaged.
+        fastjac.checkpoint.CheckpointError: ``out`` is in use or cannot be written to.
+        RunError: a worker process died.
+    """
+    _check(dataset, preset, processes)
+    recipe = recipe or _recipe(dataset, preset)
+    source = Source(Path(data), dataset, verify)
+    images = source.open()
+    jobs = plan(recipe, images, range(recipe.seeds if seeds is None else seeds))
+    chosen = _chosen(jobs, recipe, only)
+    folder = Path(out)
+    stopped = False
+    with alone(folder):
+        store = Store(folder / "results.jsonl")
+        if not report_only:
+            place = _device(device)
+            run = Runner(
+                folder, store, source, place, processes, Display(progress), command
+            )
+            try:
+                run(chosen)
+            except Stopped:
+                stopped = True
+        report = Report(dataset, preset, recipe, images, jobs, store.results)
+        files = report.write(folder)
+    unique = {job.id: job for job in jobs}
+    done = [job for job in unique.values() if job.id in store.results]
+    failed = [j.title for j in done if "failed" in store.results[j.id]["result"]]
+    return Outcome(tuple(files), len(done), len(unique), tuple(failed), stopped)
+
+
+def _check(dataset: str, preset: str, processes: int) -> None:
+    if dataset not in TITLES:
+        raise ValueError(f"dataset (={dataset!r}) must be one of {', '.join(TITLES)}")
+    if preset not in PRESETS:
+        raise ValueError(f"preset (={preset!r}) must be one of {', '.join(PRESETS)}")
+    if processes < 1:
+        raise ValueError(f"processes (={processes}) must be at least 1")
+
+
+def _recipe(dataset: str, preset: str) -> Recipe:
+    return RECIPES[dataset, preset]
+
+
+def _chosen(jobs: Sequence[Job], recipe: Recipe, only: Sequence[str]) -> list[Job]:
+    """The jobs that are asked for, and those that they need."""
+    if not only:
+        return list(jobs)
+    keys = {row.key for row in rows(recipe)}
+    unknown = [n for n in only if n not in keys | set(GROUPS) | {"cost", "train"}]
+    if unknown:
+        raise ValueError(
+            f"only (={', '.join(unknown)}) names no row or group of this recipe; there"
+            f" are {', '.join([*GROUPS, 'cost', 'train', *sorted(keys)])}"
+        )
+    wanted = [
+        job
+        for job in jobs
+        if job.kind in only
+        or (job.row is not None and {job.row.key, job.row.group} & set(only))
+    ]
+    needed = {job.needs for job in wanted}
+    picked = {job.id for job in wanted}
+    return [job for job in jobs if job.id in picked | needed]
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return str(torch.zeros((), device=name).device)
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,344 @@
+"""`fastjac paper`: the runner, its results on the disk, and the report."""
+
+import gzip
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fastjac
+from fastjac.cli import main
+from fastjac.data import DataError
+from fastjac.paper import experiment
+from fastjac.paper.jobs import plan
+from fastjac.paper.presets import RECIPES
+from fastjac.paper.published import TABLES
+from fastjac.paper.recipes import Phase
+from fastjac.paper.rows import rows
+from fastjac.paper.source import Source
+from fastjac.paper.store import Store, alone
+from fastjac.paper.tables import Measured, ordering
+from fastjac.paper.work import Work
+
+ROOT = Path(fastjac.__file__).resolve().parents[1]
+FULL = RECIPES["mnist", "full"]
+TINY = replace(
+    FULL,
+    options={"widths": (4, 4, 16)},
+    train=Phase(20, 20, 3e-3, weight_decay=1e-3, final=0.1),
+    harden=Phase(6, 20, 1e-3, final=0.1),
+    measure=replace(
+        FULL.measure,
+        images=20,
+        slow_images=6,
+        fgsm_eps=(0.0, 0.1),
+        jsma_eps=(0.0, 1.0),
+        jsma_steps=3,
+        pgd_linf=(0.1,),
+        pgd_l2=(),
+        pgd_steps=2,
+        auto_linf=0.0,
+    ),
+    lambda_sweep=(0.01,),
+    share_sweep=(1.0,),
+    seeds=2,
+    cost_batch=4,
+)
+
+
+def write_idx(path, values):
+    header = struct.pack(">HBB", 0, 8, values.ndim)
+    sizes = b"".join(struct.pack(">I", n) for n in values.shape)
+    path.write_bytes(gzip.compress(header + sizes + values.tobytes()))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """Images in MNIST's format: a bright row for each class, and noise."""
+    folder = tmp_path_factory.mktemp("tiny") / "mnist"
+    folder.mkdir()
+    random = np.random.RandomState(0)
+    for part, count in (("train", 200), ("t10k", 60)):
+        labels = np.arange(count) % 10
+        images = random.randint(0, 80, (count, 28, 28))
+        images[np.arange(count), 2 * labels + 4] = 250
+        write_idx(folder / f"{part}-images-idx3-ubyte.gz", images.astype(np.uint8))
+        write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels.astype(np.uint8))
+    return folder.parent
+
+
+@pytest.fixture
+def tiny_recipe(monkeypatch):
+    monkeypatch.setitem(RECIPES, ("mnist", "quick"), TINY)
+
+
+def reproduce(data, out, **options):
+    return experiment.reproduce(
+        data, "mnist", out, recipe=TINY, verify=False, progress=False, **options
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_data, tmp_path_factory):
+    """A run of the whole tiny recipe, two seeds, two processes."""
+    out = tmp_path_factory.mktemp("run")
+    return out, reproduce(tiny_data, out, processes=2)
+
+
+def test_every_job_is_run_and_recorded_once(finished):
+    out, outcome = finished
+    lines = (out / "results.jsonl").read_text().splitlines()
+    ids = [json.loads(line)["id"] for line in lines]
+    assert len(set(ids)) == len(ids) == outcome.finished == outcome.planned
+    assert not outcome.failed and not outcome.stopped
+    assert not list((out / "checkpoints").iterdir())
+
+
+def test_rows_of_a_seed_start_from_the_same_regular_network(finished):
+    out, _ = finished
+    jobs = [json.loads(line) for line in (out / "results.jsonl").open()]
+    trained = {j["id"]: j["job"]["seed"] for j in jobs if j["job"]["kind"] == "train"}
+    rows = [j["job"] for j in jobs if j["job"]["kind"] == "row"]
+    assert sorted(trained.values()) == [0, 1]
+    assert all(trained[job["needs"]] == job["seed"] for job in rows if job["needs"])
+    assert [job["row"]["fresh"] for job in rows if not job["needs"]] == [True]
+
+
+def test_the_report_shows_each_row_beside_the_published_number(finished):
+    out, _ = finished
+    text = (out / "report.md").read_text()
+    records = [json.loads(line) for line in (out / "results.jsonl").open()]
+    for row in rows(TINY):
+        measured = [
+            100 * r["result"]["measured"]["rho_adv"]
+            for r in records
+            if r["job"]["kind"] == "row" and r["job"]["row"]["key"] == row.key
+        ]
+        table = text.split("## ")[1] if row.group == "main" else text
+        line = next(li for li in table.splitlines() if li.startswith(f"| {row.title} "))
+        if row.group == "main":
+            published = TABLES["mnist"][row.key]
+            mean = sum(measured) / 2
+            assert len(measured) == 2
+            assert f"| {published.rho_adv:.2f} |" in line
+            assert f"| {mean:.2f} ± " in line
+            assert f"| {mean - published.rho_adv:+.2f} |" in line
+        else:
+            assert f"| {measured[0]:.2f} |" in line
+    for heading in ("Table 1", "Table 2", "Cost of a post", "What cannot be matched"):
+        assert f"## {heading}" in text
+    assert "not run" not in text
+    assert re.search(r"Cross-Lipschitz by pairs, autograd \| \d+ \| [\d.]+ \|", text)
+
+
+def test_the_html_needs_no_other_file(finished):
+    out, outcome = finished
+    text = (out / "report.html").read_text()
+    pictures = [path for path in outcome.files if path.suffix == ".png"]
+    assert text.count("data:image/png;base64,") == len(pictures) == 4
+    assert not re.search(r"(src|href)=\"(?!data:)", text)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_a_finished_job_is_not_run_again(finished, tiny_data, monkeypatch):
+    out, _ = finished
+    before = (out / "results.jsonl").read_bytes()
+
+    def refuse(*_):
+        raise AssertionError("a finished job was run again")
+
+    monkeypatch.setattr(experiment.Runner, "_all", refuse)
+    outcome = reproduce(tiny_data, out)
+    assert outcome.finished == outcome.planned
+    assert (out / "results.jsonl").read_bytes() == before
+
+
+def test_an_interrupted_job_ends_as_one_never_interrupted(tiny_data, tmp_path):
+    images = Source(tiny_data, "mnist", verify=False).open()
+    train, *others = plan(TINY, images, [0])
+    job = next(j for j in others if j.row and j.row.key == "jacobian+adversarial")
+
+    def done(folder, stops):
+        """The job's numbers, stopped at these batches, and how often it was."""
+        batches, stopped, found = 0, 0, {}
+
+        def stop():
+            nonlocal batches
+            batches += 1
+            return batches in stops
+
+        for each in (train, job):
+            while each.id not in found:
+                try:
+                    work = Work(folder, images, torch.device("cpu"), stop=stop)
+                    found[each.id] = work(each)
+                except KeyboardInterrupt:
+                    stopped += 1
+        return found[job.id], stopped
+
+    whole, never = done(tmp_path / "a", ())
+    pieces, often = done(tmp_path / "b", (9, 25, 48, 55, 57, 60))
+    assert (never, often) == (0, 6)
+    assert pieces["measured"] == whole["measured"]
+    assert pieces["training"]["loss"] == whole["training"]["loss"]
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_paper import TINY, reproduce
+if __name__ == "__main__":
+    reproduce({data!r}, {out!r}, processes=2, only=["jacobian", "adversarial"])
+"""
+
+
+def test_a_run_goes_on_after_kill_9(tiny_data, tmp_path, finished):
+    out = tmp_path / "run"
+    script = tmp_path / "run.py"
+    tests = str(Path(__file__).parent)
+    script.write_text(SCRIPT.format(tests=tests, data=str(tiny_data), out=str(out)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, str(script)], env=environment)
+    try:
+        while not (out / "results.jsonl").exists() and process.poll() is None:
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    cut_off = Store(out / "results.jsonl").results
+    assert cut_off
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:  # its workers end by themselves, the lock goes
+        try:
+            with alone(out):
+                break
+        except fastjac.checkpoint.CheckpointError:
+            time.sleep(0.1)
+    reproduce(tiny_data, out, processes=2, only=["jacobian", "adversarial"])
+    records = Store(out / "results.jsonl").results
+    assert len(records) == 6
+    assert all(records[id] == record for id, record in cut_off.items())
+    other = Store(finished[0] / "results.jsonl").results
+    for id, record in records.items():
+        assert record["result"]["measured"] == other[id]["result"]["measured"]
+
+
+def test_a_torn_last_line_is_dropped_and_its_job_runs_again(tmp_path):
+    path = tmp_path / "results.jsonl"
+    store = Store(path)
+    store.add({"id": "a", "result": 1})
+    store.add({"id": "b", "result": 2})
+    path.write_bytes(path.read_bytes()[:-5])
+    torn = Store(path)
+    assert list(torn.results) == ["a"] and torn.damaged == 1
+    torn.add({"id": "b", "result": 3})
+    assert [json.loads(line)["result"] for line in path.open()] == [1, 3]
+
+
+def test_a_full_disk_leaves_the_results_as_they_were(tmp_path, monkeypatch):
+    store = Store(tmp_path / "results.jsonl")
+    store.add({"id": "a"})
+    before = store.path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fastjac.paper.store.os.fsync", full)
+    with pytest.raises(fastjac.checkpoint.CheckpointError, match="No space left"):
+        store.add({"id": "b"})
+    assert store.path.read_bytes() == before and "b" not in store.results
+
+
+def test_a_folder_is_used_by_one_run_at_a_time(tmp_path, tiny_data):
+    expected = pytest.raises(fastjac.checkpoint.CheckpointError, match="another run")
+    with alone(tmp_path), expected:
+        reproduce(tiny_data, tmp_path)
+
+
+def test_damaged_or_unknown_data_is_refused(tiny_data, tmp_path):
+    with pytest.raises(DataError, match="are not those of MNIST"):
+        experiment.reproduce(tiny_data, "mnist", tmp_path / "out")
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for path in (tiny_data / "mnist").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    cut = folder / "train-images-idx3-ubyte.gz"
+    cut.write_bytes(cut.read_bytes()[:5000])
+    with pytest.raises(DataError, match="cut short"):
+        reproduce(tmp_path, tmp_path / "out")
+    cut.unlink()
+    with pytest.raises(DataError, match="has no file train-images"):
+        reproduce(tmp_path, tmp_path / "out")
+
+
+def test_jobs_are_named_by_what_they_do(tiny_data):
+    images = Source(tiny_data, "mnist", verify=False).open()
+    ids = [job.id for job in plan(TINY, images, [0])]
+    assert ids == [job.id for job in plan(TINY, images, [0])]
+    other = replace(TINY, lams={**TINY.lams, "jacobian": 0.5})
+    others = [job.id for job in plan(other, images, [0])]
+    assert {a != b for a, b in zip(ids, others, strict=True)} == {True, False}
+    assert not set(ids) & {job.id for job in plan(TINY, images, [1])}
+    images.train.tensors[0][0, 0, 0, 0] += 1
+    assert not set(ids) & {job.id for job in plan(TINY, images, [0])}
+
+
+def test_a_diverged_row_is_reported_and_the_others_run(tiny_data, tmp_path):
+    wild = replace(TINY.harden, lr=1e30, weight_decay=0.0)
+    recipe = replace(TINY, harden=wild, groups=("main",), seeds=1, cost_batch=0)
+    outcome = experiment.reproduce(
+        tiny_data,
+        "mnist",
+        tmp_path,
+        recipe=recipe,
+        verify=False,
+        progress=False,
+        only=["none", "jacobian"],
+    )
+    assert outcome.failed == ("jacobian, seed 0",)
+    line = next(
+        line
+        for line in (tmp_path / "report.md").read_text().splitlines()
+        if line.startswith("| Jacobian regularization |")
+    )
+    assert "| failed |" in line
+
+
+def test_the_ordering_is_told_as_it_is():
+    def entries(*values):
+        made = []
+        for row, value in zip(rows(TINY), values, strict=False):
+            made.append(Measured(row, [{"rho_adv": value}]))
+        return made
+
+    assert "from row to row" in ordering(entries(0.1, 0.2, 0.3))
+    told = ordering(entries(0.1, 0.3, 0.2))
+    assert "except that Input gradient regularization (20.00) is not above" in told
+
+
+def test_the_command_line(tiny_data, tmp_path, tiny_recipe, finished, capsys):
+    base = ["paper", "--data", str(tiny_data), "--preset", "quick", "--no-verify"]
+    shown = [*base, "--out", str(finished[0]), "--report-only", "--no-progress"]
+    assert main(shown) == 0
+    assert re.search(r"(\d+) of \1 jobs are finished", capsys.readouterr().out)
+    assert main([*base, "--out", str(tmp_path), "--only", "nobody"]) == 2
+    assert "names no row or group" in capsys.readouterr().err
+    assert main(["paper", "--data", str(tiny_data), "--out", str(tmp_path)]) == 1
+    assert "are not those of MNIST" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", sorted(RECIPES))
+def test_every_preset_makes_rows_with_a_weight_for_each_penalty(preset):
+    keys = [row.key for row in rows(RECIPES[preset])]
+    assert len(set(keys)) == len(keys) and keys[:8] == list(TABLES["mnist"])
+    assert all(row.lam > 0 for row in rows(RECIPES[preset]) if row.penalty)
