@@ -5,6 +5,7 @@ loss = F.cross_entropy(logits, y) + lam * fastjac.jacobian_penalty(model, x)
 
 from fastjac import attacks, data, models, robustness
 from fastjac._version import __version__
+from fastjac.budget import memory_budget
 from fastjac.build import build_info
 from fastjac.differentiable import pull
 from fastjac.explain import explain
@@ -33,6 +34,7 @@ __all__ = [
     "jacobian_norm",
     "jacobian_penalty",
     "linearize",
+    "memory_budget",
     "models",
     "penalty_from_graph",
     "pull",

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 REDUCTIONS = ("frobenius", "sum", "mean", "none")
 BACKENDS = ("auto", "fused", "autograd")
 BATCH_STATISTICS = ("constant", "error")
+
+#: How many (sample, row) pairs to hold at once; None is "auto".
+ChunkSize = int | Literal["auto"] | None
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -142,13 +145,16 @@ def check_projections(projections: int | None, classes: int) -> None:
         )
 
 
-def check_chunk(chunk: int | None) -> None:
-    """Raise unless ``chunk`` is None or a positive integer."""
-    if chunk is not None and (type(chunk) is not int or chunk < 1):
+def check_chunk(chunk: ChunkSize) -> int | None:
+    """Return ``chunk``, None for "auto"; raise for anything but a positive integer."""
+    if chunk is None or chunk == "auto":
+        return None
+    if type(chunk) is not int or chunk < 1:
         raise ValueError(
             "`chunk` must be a positive number of (sample, row) pairs to hold at once, "
-            f"or None to let fastjac choose; got {chunk!r}"
+            f"or 'auto' to let fastjac choose; got {chunk!r}"
         )
+    return chunk
 
 
 def check_seeds(seeds: Tensor, samples: int, classes: int) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fastjac.budget import affordable
 from fastjac.linearization import Linearization
 
-#: Bytes that the rows of one chunk may take, over all values of the network together.
+#: Bytes of the rows of one chunk, over all values of the network together, that are
+#: best for speed.
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 
 
@@ -20,6 +22,11 @@ class Chunk:
     first: int
     last: int
 
+    @property
+    def pairs(self) -> int:
+        """How many (sample, row) pairs it holds."""
+        return (self.stop - self.start) * (self.last - self.first)
+
 
 def chunks(linearization: Linearization, rows: int, chunk: int | None) -> list[Chunk]:
     """Split samples and rows so that a chunk holds at most ``chunk`` of (sample, row).
@@ -28,9 +35,10 @@ def chunks(linearization: Linearization, rows: int, chunk: int | None) -> list[C
     """
     samples = linearization.samples
     if chunk is None:
-        budget = CHUNK_BYTES.get(linearization.device.type, CHUNK_BYTES["cpu"])
+        best = CHUNK_BYTES.get(linearization.device.type, CHUNK_BYTES["cpu"])
         size = linearization.logits_dtype.itemsize
-        chunk = max(1, budget // (size * linearization.row_elements))
+        chunk = max(1, best // (size * linearization.row_elements))
+        chunk = affordable(linearization, rows, chunk)
     per_chunk = max(1, chunk // rows) if linearization.samplewise else samples
     rows_per_chunk = min(rows, max(1, chunk // min(per_chunk, samples)))
     return [

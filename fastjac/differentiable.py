@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from fastjac.checks import ChunkSize, check_chunk
 from fastjac.forward import outside_inference_mode
 from fastjac.linearization import Linearization
 from fastjac.sweep import Sweep
@@ -36,20 +37,20 @@ def squared_norms(
 
 @outside_inference_mode
 def pull(
-    linearization: Linearization, seeds: Tensor, chunk: int | None = None
+    linearization: Linearization, seeds: Tensor, chunk: ChunkSize = None
 ) -> Tensor:
     """Return rows ``S J(x_i)``: the primitive that everything else is made of.
 
     Args:
         linearization: from `fastjac.linearize`.
         seeds: (R, K), shared by all samples, or (N, R, K). They may carry gradient.
-        chunk: how many (sample, row) pairs to hold at once; None to choose.
+        chunk: how many (sample, row) pairs to hold at once, or "auto".
 
     Returns:
         (N, R, *x.shape[1:]), differentiable with respect to weights and seeds.
 
     Raises:
-        ValueError: the seeds' shape does not fit.
+        ValueError: the seeds' shape does not fit, or ``chunk`` is not positive.
 
     Example:
         >>> import torch, fastjac
@@ -59,7 +60,7 @@ def pull(
         >>> bool((rows == model.weight).all())
         True
     """
-    sweep = Sweep(linearization, seeds, chunk)
+    sweep = Sweep(linearization, seeds, check_chunk(chunk))
     return _Pull.apply(sweep, seeds, *linearization.weights)
 
 

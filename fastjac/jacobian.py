@@ -15,7 +15,7 @@ def jacobian(
     model: Model,
     x: Tensor,
     *,
-    chunk: int | None = None,
+    chunk: checks.ChunkSize = None,
     backend: str = "auto",
     batch_statistics: str = "constant",
 ) -> Tensor:
@@ -24,7 +24,7 @@ def jacobian(
     Args:
         model: as in `fastjac.jacobian_penalty`, and so are x, chunk and backend.
         x: (N, ...), floating point.
-        chunk: how many (sample, row) pairs to hold at once; None to choose.
+        chunk: how many (sample, row) pairs to hold at once, or "auto".
         backend: "auto", "fused" or "autograd".
         batch_statistics: as in `fastjac.jacobian_penalty`, "constant" or "error".
 
@@ -41,10 +41,10 @@ def jacobian(
         >>> bool((J == model.weight).all()), tuple(J.shape)
         (True, (4, 2, 3))
     """
-    checks.check_chunk(chunk)
+    size = checks.check_chunk(chunk)
     logits, leaf = forward(model, x)
     rows = open_rows(logits, leaf, backend, locator(model, leaf), batch_statistics)
-    return rows.pull(seeds.jacobian(logits), chunk)
+    return rows.pull(seeds.jacobian(logits), size)
 
 
 @outside_inference_mode
@@ -52,7 +52,7 @@ def jacobian_norm(
     model: Model,
     x: Tensor,
     *,
-    chunk: int | None = None,
+    chunk: checks.ChunkSize = None,
     backend: str = "auto",
     batch_statistics: str = "constant",
 ) -> Tensor:
@@ -61,7 +61,7 @@ def jacobian_norm(
     Args:
         model: as in `fastjac.jacobian_penalty`, and so are x, chunk and backend.
         x: (N, ...), floating point.
-        chunk: how many (sample, row) pairs to hold at once; None to choose.
+        chunk: how many (sample, row) pairs to hold at once, or "auto".
         backend: "auto", "fused" or "autograd".
         batch_statistics: as in `fastjac.jacobian_penalty`, "constant" or "error".
 
@@ -79,12 +79,12 @@ def jacobian_norm(
         >>> fastjac.jacobian_norm(model, torch.zeros(2, 4)).tolist()
         [6.0, 6.0]
     """
-    checks.check_chunk(chunk)
+    size = checks.check_chunk(chunk)
     logits, leaf = forward(model, x)
     rows = open_rows(logits, leaf, backend, locator(model, leaf), batch_statistics)
     with torch.no_grad():
         return checks.poison(
-            rows.squared_norms(seeds.jacobian(logits), chunk).sqrt(), logits
+            rows.squared_norms(seeds.jacobian(logits), size).sqrt(), logits
         )
 
 
@@ -93,7 +93,7 @@ def spectral_norm(
     model: Model,
     x: Tensor,
     *,
-    chunk: int | None = None,
+    chunk: checks.ChunkSize = None,
     backend: str = "auto",
     batch_statistics: str = "constant",
 ) -> Tensor:
@@ -106,7 +106,7 @@ def spectral_norm(
     Args:
         model: as in `fastjac.jacobian_penalty`.
         x: (N, ...), floating point.
-        chunk: how many (sample, row) pairs to hold at once; None to choose.
+        chunk: how many (sample, row) pairs to hold at once, or "auto".
         backend: "auto", "fused" or "autograd".
         batch_statistics: as in `fastjac.jacobian_penalty`, "constant" or "error".
 
@@ -123,15 +123,15 @@ def spectral_norm(
         >>> fastjac.spectral_norm(model, torch.zeros(1, 2)).tolist()
         [3.0]
     """
-    checks.check_chunk(chunk)
+    size = checks.check_chunk(chunk)
     logits, leaf = forward(model, x)
     rows = open_rows(logits, leaf, backend, locator(model, leaf), batch_statistics)
     with torch.no_grad():
-        pulled = rows.pull(seeds.jacobian(logits), chunk).flatten(2)
+        pulled = rows.pull(seeds.jacobian(logits), size).flatten(2)
         pulled = pulled.to(torch.promote_types(pulled.dtype, torch.float32))
         _, vectors = torch.linalg.eigh(pulled @ pulled.mT)
         top = vectors[..., -1].unsqueeze(1).to(logits.dtype)
     # d sigma = d ||u^T J|| at the left singular vector u, whose own change drops out.
-    squares = rows.squared_norms(top, chunk)
+    squares = rows.squared_norms(top, size)
     positive = squares > 0
     return checks.poison(torch.where(positive, squares, 1.0).sqrt() * positive, logits)

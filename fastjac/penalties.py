@@ -31,7 +31,7 @@ def jacobian_penalty(
     class_weights: Tensor | None = None,
     projections: int | None = None,
     generator: torch.Generator | None = None,
-    chunk: int | None = None,
+    chunk: checks.ChunkSize = None,
     backend: str = "auto",
     batch_statistics: str = "constant",
     return_logits: bool = False,
@@ -56,7 +56,9 @@ def jacobian_penalty(
         projections: estimate from this many (1..K) random orthonormal projections,
             unbiased for the squared norms and exact at K; None for the exact penalty.
         generator: random numbers for ``projections``.
-        chunk: how many (sample, row) pairs to hold in memory at once; None to choose.
+        chunk: how many (sample, row) pairs to hold in memory at once. "auto", which
+            None means too, chooses them for speed within `fastjac.memory_budget`, and
+            if memory runs out goes on once with fewer, with a warning.
         backend: "auto", "fused" (an error instead of a fallback) or "autograd" (the
             reference).
         batch_statistics: what to do about BatchNorm in training mode, which couples
@@ -97,7 +99,7 @@ def penalty_from_graph(
     class_weights: Tensor | None = None,
     projections: int | None = None,
     generator: torch.Generator | None = None,
-    chunk: int | None = None,
+    chunk: checks.ChunkSize = None,
     backend: str = "auto",
     batch_statistics: str = "constant",
 ) -> Tensor:
@@ -142,7 +144,7 @@ def cross_lipschitz_penalty(
     x: Tensor,
     *,
     reduction: str = "sum",
-    chunk: int | None = None,
+    chunk: checks.ChunkSize = None,
     backend: str = "auto",
     batch_statistics: str = "constant",
     return_logits: bool = False,
@@ -191,7 +193,7 @@ def input_gradient_penalty(
     y: Tensor,
     *,
     reduction: str = "sum",
-    chunk: int | None = None,
+    chunk: checks.ChunkSize = None,
     backend: str = "auto",
     batch_statistics: str = "constant",
     return_logits: bool = False,

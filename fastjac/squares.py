@@ -21,7 +21,7 @@ class Squares:
     Args:
         seeds: makes the seeds S, (R, K) or (N, R, K), from the logits.
         reduction: "frobenius", "sum", "mean" or "none".
-        chunk: how many (sample, row) pairs to hold at once; None to choose.
+        chunk: how many (sample, row) pairs to hold at once, or "auto".
         backend: "auto", "fused" or "autograd".
         batch_statistics: "constant" or "error".
 
@@ -31,7 +31,7 @@ class Squares:
 
     seeds: Callable[[Tensor], Tensor]
     reduction: str
-    chunk: int | None = None
+    chunk: checks.ChunkSize = None
     backend: str = "auto"
     batch_statistics: str = "constant"
 
@@ -58,11 +58,11 @@ class Squares:
     def _reduced(
         self, logits: Tensor, x: Tensor, locate: Callable[[str], str] | None
     ) -> Tensor:
-        seeds = self.seeds(logits)
+        seeds, chunk = self.seeds(logits), checks.check_chunk(self.chunk)
         rows = open_rows(logits, x, self.backend, locate, self.batch_statistics)
         if self.reduction == "none":
-            return checks.poison(rows.squared_norms(seeds, self.chunk), logits)
-        total = checks.poison(rows.total(seeds, self.chunk), logits)
+            return checks.poison(rows.squared_norms(seeds, chunk), logits)
+        total = checks.poison(rows.total(seeds, chunk), logits)
         if self.reduction == "mean":
             return total / logits.shape[0]
         return total if self.reduction == "sum" else _sqrt(total)

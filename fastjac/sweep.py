@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from fastjac import workspace
+from fastjac.budget import shrunk
 from fastjac.checks import check_seeds
 from fastjac.chunks import Chunk, chunks
 from fastjac.linearization import Edge, Linearization
+from fastjac.retry import in_chunks
 from fastjac.rules.base import Rule, Samples, Sum
 
 #: The rows at the output of each rule whose weights get a gradient.
@@ -73,7 +75,10 @@ class Sweep:
         self.seeds = seeds.detach().to(linearization.logits_dtype)
         self.rows = seeds.shape[-2]
         self.chunks = chunks(linearization, self.rows, chunk)
+        #: Whether the chunks may be made smaller where memory runs out.
+        self.shrinkable = chunk is None
 
+    @in_chunks
     def pull(self) -> Tensor:
         """Return the rows at the input, (N, R, *x.shape[1:])."""
         lin = self.linearization
@@ -88,6 +93,7 @@ class Sweep:
             part.copy_(rows.transpose(0, 1))
         return pulled
 
+    @in_chunks
     def squared_norms(self) -> Tensor:
         """Return ``sum_r ||row_r(x_i)||^2``, (N,), in float32 or wider."""
         norms = self._zeros()
@@ -96,6 +102,7 @@ class Sweep:
             norms[chunk.start : chunk.stop] += _squared_norms(rows, norms.dtype)
         return norms
 
+    @in_chunks
     def squared_norms_and_gradients(
         self, wanted: list[Tensor], seeds_wanted: bool, scale: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor | None], Tensor | None]:
@@ -124,6 +131,7 @@ class Sweep:
 
         return norms, *self._gradients(tangents, wanted, seeds_wanted)
 
+    @in_chunks
     def row_gradients(
         self, upstream: Tensor, wanted: list[Tensor], seeds_wanted: bool
     ) -> tuple[list[Tensor | None], Tensor | None]:
@@ -156,14 +164,21 @@ class Sweep:
         """Yield each chunk with the edges of its samples; then its memory is reused."""
         previous = (-1, -1)
         edges: list[Edge] = []
-        autocast = torch.autocast(self.seeds.device.type, enabled=False)
-        with torch.no_grad(), autocast, workspace.sweeping() as arena:
-            for chunk in self.chunks:
-                arena.rewind()
-                if (chunk.start, chunk.stop) != previous:
-                    previous = (chunk.start, chunk.stop)
-                    edges = self.linearization.narrowed(*previous)
-                yield chunk, edges
+        for chunk in self.chunks:
+            workspace.rewind()
+            if (chunk.start, chunk.stop) != previous:
+                previous = (chunk.start, chunk.stop)
+                edges = self.linearization.narrowed(*previous)
+            yield chunk, edges
+
+    def shrink(self) -> None:
+        """Go on with smaller chunks, after memory has run out; say so."""
+        self.shrinkable = False
+        for rule in self.linearization.rules:
+            rule.release()
+        pairs = max(chunk.pairs for chunk in self.chunks)
+        fewer = shrunk(self.linearization, pairs)
+        self.chunks = chunks(self.linearization, self.rows, fewer)
 
     def _pull(
         self, chunk: Chunk, edges: list[Edge], wanted: set[int]

@@ -36,6 +36,7 @@ class Arena:
         """Take back everything; several blocks become one of their joint size."""
         if len(self.blocks) > 1:
             total = sum(block.numel() for block in self.blocks)
+            self.blocks = []  # given back first: both together may not fit
             self.blocks = [torch.empty(total, dtype=torch.uint8)]
         self.used = 0
 
@@ -96,8 +97,8 @@ _local = _Local()
 
 
 @contextmanager
-def sweeping() -> Iterator[Arena]:
-    """Let `empty` and `zeros` use the thread's arena; its user rewinds it."""
+def sweeping() -> Iterator[None]:
+    """Let `empty` and `zeros` use the thread's arena; `rewind` winds it back."""
     arena = _local.arena
     if arena.open:  # a sweep within a sweep of the same thread: leave its memory alone
         arena = Arena()
@@ -106,13 +107,21 @@ def sweeping() -> Iterator[Arena]:
         outer = arena
     arena.open = True
     try:
-        yield arena
+        yield
+        arena.rewind()
+    except BaseException:
+        arena.blocks = []  # what failed may have failed for want of memory
+        raise
     finally:
         arena.open = False
-        arena.rewind()
         if sum(block.numel() for block in arena.blocks) > KEPT_BYTES:
             arena.blocks = []
         _local.arena = outer
+
+
+def rewind() -> None:
+    """Take back what `empty` and `zeros` have given out in this thread's sweep."""
+    _local.arena.rewind()
 
 
 def empty(shape: Sequence[int], like: Tensor) -> Tensor:

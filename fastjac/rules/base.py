@@ -58,6 +58,9 @@ class Rule:
         """Return the same map for a range of samples only."""
         return self
 
+    def release(self) -> None:
+        """Let go of what is kept from `pull` for `weight_gradients`."""
+
     @property
     def multiplications(self) -> int:
         """Multiply-adds of ``A`` times one row, all samples together."""

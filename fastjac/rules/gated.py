@@ -69,6 +69,9 @@ class GatedLayer(Rule):
         narrowed.feeds_gated = self.feeds_gated
         return narrowed
 
+    def release(self) -> None:
+        self._gathered = None
+
     @property
     def multiplications(self) -> int:
         return round(self.live.density() * self.layer.multiplications)

@@ -62,6 +62,9 @@ class GatedHead(Rule):
             self.hidden.narrow(samples), self.gate.narrow(samples), self.logits
         )
 
+    def release(self) -> None:
+        self.hidden.release()
+
     @property
     def multiplications(self) -> int:
         return self.hidden.multiplications + self.logits.multiplications
