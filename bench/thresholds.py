@@ -4,7 +4,7 @@ python bench/thresholds.py
 
 For each layer and share: milliseconds of pull, push and weight gradient together, gated
 and dense, and their ratio. The shares at which the ratio passes 1 are what
-``MOST_LIVE`` in fastjac/fusion.py is chosen from.
+``MOST_LIVE`` in fastjac/thresholds.py is chosen from.
 """
 
 from __future__ import annotations

@@ -97,12 +97,15 @@ PYBIND11_MODULE(_native, m) {
     fastjac::bind_dtype(m);
     fastjac::bind_build(m);
     fastjac::bind_squared_norms(m);
+    fastjac::bind_conv_geometry(m);
     fastjac::bind_gated_conv(m);
     fastjac::bind_gated_head(m);
     fastjac::bind_live_list(m);
     fastjac::bind_attack_steps(m);
 #if FASTJAC_WITH_CUDA
     py::module_ cuda = m.def_submodule("cuda");
+    cuda.attr("DType") = m.attr("DType");
+    cuda.attr("ConvGeometry") = m.attr("ConvGeometry");
     fastjac::cuda::bind(cuda);
 #endif
 }

@@ -18,10 +18,7 @@ from fastjac.rules.layout import Packed
 from fastjac.rules.linear import Linear
 from fastjac.rules.live import Live
 from fastjac.rules.pooling import Route
-
-#: The largest share of live outputs at which the gated kernels beat the dense product,
-#: measured by bench/thresholds.py (bench/NOTES.md has the figures).
-MOST_LIVE = {Convolution: 0.85, Linear: 0.6}
+from fastjac.thresholds import most_live
 
 
 def fused(rules: list[Rule], at_logits: bool = False) -> list[Rule]:
@@ -52,7 +49,7 @@ def gates_at_end(rules: list[Rule], gates: list[Rule]) -> bool:
 
 
 def _gates_pay(layer: Convolution | Linear, gate: Gate) -> bool:
-    return gateable(layer) and gate.share() <= MOST_LIVE[type(layer)]
+    return gateable(layer) and 0 < most_live(layer) >= _open_share(gate)
 
 
 def _absorbed(rules: list[Rule]) -> list[Rule]:
@@ -142,6 +139,7 @@ def _gates(rules: list[Rule], start: int) -> tuple[Gate | None, int]:
         (gate.factor(dtype) for gate in gates[1:]), start=gates[0].factor(dtype)
     )
     product = Gate(factor, gates[0].shape)
+    product.expected = math.prod(gate.expected for gate in gates)
     product.elements = gates[0].elements
     return product, stop
 
@@ -163,7 +161,9 @@ def _gated(
     out_shape = planes
     if route is not None:
         out_shape = torch.Size((planes[0], *route.index.shape[1:]))
-    if _share(gate, route, behind, planes, out_shape) > MOST_LIVE[type(layer)]:
+    most = most_live(layer)
+    share = 1.0 if most == 0 else _share(gate, route, behind, planes, out_shape)
+    if share > most:
         return None
     packed = Packed(layer, planes, out_shape[2:].numel())
     live = Live.listed(
@@ -174,7 +174,7 @@ def _gated(
         route,
         behind,
         layer.weight,
-        positions=packed.channels_leave_lanes,
+        positions=packed.channels_leave_lanes or packed.on_gpu,
     )
     name = type(layer).__name__ + made_of(gate, route, behind)
     return GatedLayer(layer, packed, live, name)
@@ -192,19 +192,21 @@ def _share(
     Behind a pool the gate before it is left out: mostly winners are alive.
     """
     if route is None:
-        return 1.0 if gate is None else gate.share()
+        return 1.0 if gate is None else _open_share(gate)
     pooled = out_shape.numel() / planes.numel()
-    return pooled * (1.0 if behind is None else behind.share())
+    return pooled * (1.0 if behind is None else _open_share(behind))
+
+
+def _open_share(gate: Gate) -> float:
+    """Return the share of a gate that is open; a guess on a GPU: nobody waits."""
+    return gate.expected if native.on_gpu(gate.values) else gate.share()
 
 
 def gateable(layer: Convolution | Linear) -> bool:
     """Whether the native kernels can run a layer."""
     weight = layer.weight
-    if (
-        weight.device.type != "cpu"
-        or weight.dtype not in (torch.float32, torch.float64)
-        or not native.available()
-    ):
+    known = weight.dtype in (torch.float32, torch.float64)
+    if not known or native.backend(weight) is None:
         return False
     if isinstance(layer, Linear):
         return layer.scale == 1

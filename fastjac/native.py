@@ -11,6 +11,7 @@ Environment: `FASTJAC_DISABLE_NATIVE=1` uses torch operators only (for tests);
 
 import os
 import warnings
+from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,9 @@ from torch import Tensor
 from fastjac._version import __interface__, __version__
 
 __all__ = [
+    "Backend",
     "available",
+    "backend",
     "build_config",
     "cuda_available",
     "cuda_why_not",
@@ -31,6 +34,8 @@ __all__ = [
     "kernels",
     "launch_arguments",
     "module",
+    "on_gpu",
+    "replaced",
     "squared_norms",
     "supported_isas",
     "thread_count",
@@ -76,6 +81,46 @@ def _check_same(built: dict[str, str]) -> None:
 
 
 _module, _reason = _load()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The kernels for one kind of device."""
+
+    #: What binds them: the native module, or its CUDA half.
+    bindings: Any
+    #: Whether they are written for a GPU: they take a device and a stream, want rows in
+    #: the layouts of csrc/cuda, and nothing may wait for them.
+    on_gpu: bool
+
+
+#: Device type -> what takes the place of the native module's own kernels there. Tests
+#: run the CUDA kernels on CPU tensors this way.
+replaced: dict[str, Backend] = {}
+
+
+def backend(tensor: Tensor) -> Backend | None:
+    """The kernels for the device of a tensor; None if there are none."""
+    kind = tensor.device.type
+    if kind in replaced:
+        return replaced[kind]
+    if kind == "cpu" and _module is not None:
+        return Backend(_module, on_gpu=False)
+    if kind == "cuda" and cuda_why_not() is None:
+        assert _module is not None
+        return Backend(_module.cuda, on_gpu=True)
+    return None
+
+
+def on_gpu(tensor: Tensor) -> bool:
+    """Whether the kernels for a tensor are those for a GPU.
+
+    Example:
+        >>> on_gpu(torch.zeros(1))
+        False
+    """
+    found = backend(tensor)
+    return found is not None and found.on_gpu
 
 
 def available() -> bool:
@@ -151,10 +196,7 @@ def usable(*tensors: Tensor) -> bool:
         False
     """
     device = tensors[0].device
-    if device.type == "cpu":
-        if _module is None:
-            return False
-    elif device.type != "cuda" or cuda_why_not() is not None:
+    if backend(tensors[0]) is None:
         return False
     dtypes = {t.dtype for t in tensors if t.is_floating_point()}
     return (
@@ -177,11 +219,12 @@ def kernels(*tensors: Tensor) -> Any:
         RuntimeError: there are no native kernels for that device.
         ValueError: the tensors do not fit together; see `usable`.
     """
-    device = tensors[0].device
-    reason = cuda_why_not() if device.type == "cuda" else why_not()
-    if device.type not in ("cpu", "cuda"):
-        reason = "native kernels exist for cpu and cuda"
-    if reason is not None:
+    found = backend(tensors[0])
+    if found is None:
+        device = tensors[0].device
+        reason = cuda_why_not() if device.type == "cuda" else why_not()
+        if device.type not in ("cpu", "cuda"):
+            reason = "native kernels exist for cpu and cuda"
         raise RuntimeError(f"no native kernel for a tensor on {device}: {reason}")
     if not usable(*tensors):
         got = ", ".join(
@@ -193,8 +236,7 @@ def kernels(*tensors: Tensor) -> Any:
             f"native kernels take contiguous tensors on one device, all float32 or all "
             f"float64; got {got}"
         )
-    assert _module is not None
-    return _module.cuda if device.type == "cuda" else _module
+    return found.bindings
 
 
 def launch_arguments(tensor: Tensor) -> dict[str, Any]:
@@ -203,13 +245,22 @@ def launch_arguments(tensor: Tensor) -> dict[str, Any]:
     Kernels run on the stream that is current for the tensor's device, as torch's own
     operators do, and nothing waits for them.
     """
-    assert _module is not None
-    dtypes = _module.DType
-    dtype = dtypes.float32 if tensor.dtype == torch.float32 else dtypes.float64
-    if not tensor.is_cuda:
+    found = backend(tensor)
+    assert found is not None
+    dtype = dtype_of(tensor)
+    if not found.on_gpu:
         return {"dtype": dtype}
+    if not tensor.is_cuda:
+        return {"dtype": dtype, "device": 0, "stream": 0}
     stream = torch.cuda.current_stream(tensor.device).cuda_stream
     return {"dtype": dtype, "device": tensor.get_device(), "stream": stream}
+
+
+def dtype_of(tensor: Tensor) -> Any:
+    """The element type of a tensor, as its kernels call it."""
+    found = backend(tensor)
+    assert found is not None
+    return getattr(found.bindings.DType, str(tensor.dtype).removeprefix("torch."))
 
 
 def squared_norms(rows: Tensor, weights: Tensor | None = None) -> Tensor:

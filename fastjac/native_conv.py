@@ -1,4 +1,7 @@
-"""Wrappers of the gated convolution's kernels; see csrc/cpu/gated_conv.h."""
+"""Wrappers of the gated convolution's kernels; see csrc/cpu/gated_conv.h.
+
+Those for a GPU are in native_conv_gpu.py; the functions here choose.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastjac import native
+from fastjac import native, native_conv_gpu
 
 if TYPE_CHECKING:
     from fastjac.rules.layout import InputLayout
@@ -18,6 +21,7 @@ MOST_TAPS = 256
 
 
 def conv_geometry(
+    like: Tensor,
     *,
     in_channels: int,
     out_channels: int,
@@ -31,10 +35,14 @@ def conv_geometry(
 ) -> Any:
     """Return what does not change from call to call, checked once.
 
+    ``like`` is a tensor on the device that the kernels shall run on.
+
     Raises:
         ValueError: a size does not fit.
     """
-    return native.module().ConvGeometry(
+    backend = native.backend(like)
+    assert backend is not None
+    return backend.bindings.ConvGeometry(
         in_channels=in_channels,
         out_channels=out_channels,
         in_height=in_size[0],
@@ -70,6 +78,10 @@ def live_list(
         pooled_gate: the same behind the pool.
         pooled_step: the same for ``pooled_gate``.
     """
+    if native.on_gpu(live.factors):
+        gates = {"gate": _address(gate), "pooled_gate": _address(pooled_gate)}
+        native_conv_gpu.live_list(live, step=step, pooled_step=pooled_step, **gates)
+        return
     native.module().live_list(
         geometry=live.geometry,
         samples=live.samples,
@@ -92,9 +104,12 @@ def live_rows(live: Live, rows: Tensor, compact: Tensor, *, gather: bool) -> Non
     """Copy between rows (R, n, C, Q) of any strides and live entries, times the gates.
 
     Raises:
-        ValueError: the dtypes differ.
+        ValueError: the dtypes or devices differ.
     """
-    _same_dtype(live, rows, compact)
+    _same_kind(live, rows, compact)
+    if native.on_gpu(rows):
+        native_conv_gpu.live_rows(live, rows, compact, gather=gather)
+        return
     stride = rows.stride()
     native.module().live_rows(
         geometry=live.geometry,
@@ -139,9 +154,20 @@ def gated_conv(
         weight_gradient: shaped like ``weight``.
 
     Raises:
-        ValueError: the dtypes differ.
+        ValueError: the dtypes or devices differ.
     """
-    _same_dtype(live, weight, compact, input)
+    _same_kind(live, weight, compact, input)
+    if native.on_gpu(input):
+        native_conv_gpu.gated_conv(
+            direction,
+            live,
+            weight=weight,
+            compact=compact,
+            input=input,
+            row_count=layout.count,
+            weight_gradient=weight_gradient,
+        )
+        return
     module = native.module()
     module.gated_conv(
         geometry=live.geometry,
@@ -189,9 +215,9 @@ def gated_head(
         (H, R): the gradient with respect to ``rows``.
 
     Raises:
-        ValueError: the dtypes differ.
+        ValueError: the dtypes or devices differ.
     """
-    _same_dtype(live, weight, rows, input)
+    _same_kind(live, weight, rows, input)
     module = native.module()
     gradient = torch.zeros_like(rows)
     partials = rows.new_zeros(module.HEAD_PARTS, *rows.shape)
@@ -223,8 +249,11 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _same_dtype(live: Live, *tensors: Tensor) -> None:
-    expected = live.factors.dtype
-    if any(t.dtype != expected or t.device.type != "cpu" for t in tensors):
+def _same_kind(live: Live, *tensors: Tensor) -> None:
+    expected = live.factors
+    if any(t.dtype != expected.dtype or t.device != expected.device for t in tensors):
         got = ", ".join(f"{t.dtype} on {t.device}" for t in tensors)
-        raise ValueError(f"rows must be {expected} on cpu, as the weights; got {got}")
+        raise ValueError(
+            f"rows must be {expected.dtype} on {expected.device}, as the weights; "
+            f"got {got}"
+        )

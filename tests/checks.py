@@ -10,6 +10,7 @@ from typing import Any
 import oracle
 import pytest
 import torch
+from cuda_standin import device as standin
 from specs import weight_of
 from torch import Tensor, nn
 
@@ -29,8 +30,19 @@ def path_missing(path: str) -> str | None:
 
 @contextmanager
 def take_path(path: str) -> Iterator[None]:
-    """Run the body with the native kernels or with torch operators only."""
+    """Run the body with the native kernels or with torch operators only.
+
+    The path "standin" runs the CUDA kernels on CPU tensors, by the stand-in for a GPU.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        if path == "standin":
+            module = standin.load()
+            standin.Device(module, most_blocks=1 << 30)
+            gpu = native.Backend(module, on_gpu=True)
+            patch.setitem(native.replaced, "cpu", gpu)
+            with standin.any_memory(module):
+                yield
+            return
         if path == "torch":
             patch.setattr(native, "_module", None)
             patch.setattr(native, "_reason", "switched off by this test")

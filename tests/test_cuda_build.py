@@ -88,7 +88,7 @@ def test_the_module_holds_every_kernel_in_both_types_for_every_architecture() ->
             architecture = line.removeprefix("arch = ")
         if match := re.search(r"Function (\w+):", line):
             kernel = kernel_of(match[1])
-            kind = re.search(rf"{kernel}I([fd])E", match[1])
+            kind = re.search(rf"{kernel}I([fd])[EL]", match[1])
             found.add((kernel, kind[1] if kind else "", architecture))
     wanted = {
         (kernel, kind, architecture)

@@ -1,12 +1,14 @@
 """The CUDA kernels that ship, run by the stand-in, against torch and NumPy."""
 
 import math
+from collections.abc import Iterator
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from checks import take_path
 from cuda_standin import device as standin
 from cuda_standin.device import Device
 from hypothesis import given
@@ -230,25 +232,9 @@ def test_the_result_is_the_same_to_the_bit_in_every_order(module: ModuleType) ->
 
 
 @pytest.fixture
-def on_standin(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def on_standin() -> Iterator[None]:
     """Wrappers take CPU tensors and run the CUDA kernels on them."""
-    checked = native.kernels
-    if not native.available():
-        pytest.skip(f"no native module: {native.why_not()}")
-    Device(module)
-    module.set_most_blocks(64)
-
-    def kernels(*tensors: torch.Tensor) -> ModuleType:
-        checked(*tensors)
-        return module
-
-    def launch_arguments(tensor: torch.Tensor) -> dict[str, object]:
-        names = {torch.float32: np.float32, torch.float64: np.float64}
-        return launch_on(module, names[tensor.dtype])
-
-    monkeypatch.setattr(native, "kernels", kernels)
-    monkeypatch.setattr(native, "launch_arguments", launch_arguments)
-    with standin.any_memory(module):
+    with take_path("standin"):
         yield
 
 

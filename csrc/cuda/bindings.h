@@ -14,6 +14,7 @@
 
 #include "../attack_bindings.h"
 #include "../binding_helpers.h"
+#include "conv_bindings.h"
 #include "deepfool_step.h"
 #include "gate_pool.h"
 #include "jsma_step.h"
@@ -24,10 +25,6 @@ namespace fastjac {
 namespace cuda {
 
 namespace py = pybind11;
-
-inline Stream stream_of(int device, Address stream) {
-    return {device, reinterpret_cast<void*>(stream)};
-}
 
 inline void bind_gate_rows(py::module_& m) {
     m.def(
@@ -172,6 +169,7 @@ inline void bind(py::module_& m) {
     bind_pool_tangents(m);
     bind_squared_norms(m);
     bind_attack_steps(m);
+    bind_conv(m);
 }
 
 }  // namespace cuda

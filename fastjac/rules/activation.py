@@ -20,6 +20,8 @@ class Gate(Rule):
         self.values = values.detach()
         self.shape = shape
         self.step = step
+        #: The share that is open as far as the kind of gate tells, without counting.
+        self.expected = 0.5 if step else 1.0
 
     def factor(self, dtype: torch.dtype) -> Tensor:
         """Return ``g`` as numbers of ``dtype``."""

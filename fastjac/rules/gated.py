@@ -14,7 +14,7 @@ from torch import Tensor
 from fastjac import native_conv, workspace
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule, Samples, Sums
-from fastjac.rules.layout import InputLayout, Packed, padded
+from fastjac.rules.layout import InputLayout, Packed
 from fastjac.rules.live import Live
 from fastjac.rules.pooling import Route
 
@@ -48,7 +48,7 @@ class GatedLayer(Rule):
         size = (self.live.entries, layout.compact_stride)
         compact = workspace.empty(size, tangents)
         self._run("push", layout, compact, layout.of(tangents))
-        pushed = self._zeros(tangents, count, samples)
+        pushed = self._pushed(tangents, count, samples)
         self.live.scatter(compact, pushed)
         return pushed
 
@@ -74,7 +74,7 @@ class GatedLayer(Rule):
 
     @property
     def multiplications(self) -> int:
-        return round(self.live.density() * self.layer.multiplications)
+        return round(self.live.expected_density() * self.layer.multiplications)
 
     @property
     def name(self) -> str:
@@ -111,14 +111,22 @@ class GatedLayer(Rule):
             weight_gradient=gradient,
         )
 
-    def _zeros(self, like: Tensor, count: int, samples: int) -> Tensor:
-        """Return zero tangents (R, n, C, ...) behind the pool for the next rule up."""
+    def _pushed(self, like: Tensor, count: int, samples: int) -> Tensor:
+        """Return tangents (R, n, C, ...) behind the pool, to be filled where alive.
+
+        They are zero elsewhere: kernels for a GPU write these zeros, those for a CPU
+        leave them alone. The next rule up may want channels last.
+        """
         channels, *spatial = self.live.out_shape[1:]
+        stride = channels
+        if self.feeds_gated:
+            stride = self.packed.channel_stride(channels)
+        whole = self.packed.on_gpu and stride == channels
+        make = workspace.empty if whole else workspace.zeros
         if not self.feeds_gated:
-            return workspace.zeros((count, samples, channels, *spatial), like)
-        stride = padded(channels, self.packed.lanes)
-        whole = workspace.zeros((samples, *spatial, count, stride), like)
-        return whole[..., :channels].movedim((-2, 0, -1), (0, 1, 2))
+            return make((count, samples, channels, *spatial), like)
+        last = make((samples, *spatial, count, stride), like)
+        return last[..., :channels].movedim((-2, 0, -1), (0, 1, 2))
 
 
 def made_of(gate: Gate | None, route: Route | None, behind: Gate | None) -> str:

@@ -80,6 +80,7 @@ class GatedHead(Rule):
         """List the live samples of each hidden unit."""
         units = self.hidden.packed.shape[0]
         geometry = native_conv.conv_geometry(
+            self.logits.weight,
             in_channels=1,
             out_channels=samples,
             in_size=(1, units),

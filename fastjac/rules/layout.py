@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastjac import native_conv, workspace
+from fastjac import native, native_conv, native_conv_gpu, workspace
 from fastjac.rules.convolution import Convolution
 from fastjac.rules.linear import Linear
 
-#: Bytes of the widest vector; strides of layouts are multiples of it.
+#: Bytes of a CPU's widest vector; strides of layouts there are multiples of it.
 VECTOR_BYTES = 64
 
 
@@ -25,6 +25,7 @@ class Packed:
         self.shape = weight.shape
         self.rank = weight.dim() - 2
         self.lanes = VECTOR_BYTES // weight.itemsize
+        self.on_gpu = native.on_gpu(weight)
         self.in_shape = self._in_shape(layer)
         self.in_channels = self.in_shape[0]
         self.padding = (0, 0)
@@ -38,9 +39,12 @@ class Packed:
     def weight(self, lanes_are_rows: bool) -> Tensor:
         """Return the weights, (taps, C, stride): C' of them, or whole vectors."""
         if lanes_are_rows not in self._weights:
-            lanes = 1 if lanes_are_rows else self.lanes
-            stride = padded(self.in_channels, lanes)
+            stride = self.in_channels
+            if not lanes_are_rows:
+                stride = self.channel_stride(self.in_channels)
             packed = self._taps.contiguous()
+            if stride == self.in_channels and not self.aligned(packed):
+                packed = packed.clone()
             if stride != self.in_channels:
                 packed = packed.new_zeros(*packed.shape[:2], stride)
                 packed[..., : self.in_channels] = self._taps
@@ -50,7 +54,23 @@ class Packed:
     @property
     def channels_leave_lanes(self) -> bool:
         """Whether vectors of channels have idle lanes, so that rows may fill more."""
-        return self.in_channels % self.lanes != 0
+        return not self.on_gpu and self.in_channels % self.lanes != 0
+
+    def aligned(self, tensor: Tensor) -> bool:
+        """Whether a tensor begins where kernels for a GPU can load 16 bytes."""
+        return not self.on_gpu or tensor.data_ptr() % 16 == 0
+
+    def channel_stride(self, channels: int) -> int:
+        """Return the stride of rows whose vectors hold channels."""
+        if self.on_gpu:
+            return native_conv_gpu.channel_stride(channels, self._taps)
+        return padded(channels, self.lanes)
+
+    def compact_stride(self, count: int) -> int:
+        """Return the stride of live entries whose vectors do not hold rows."""
+        if self.on_gpu:
+            return native_conv_gpu.compact_stride(count, self._taps)
+        return count
 
     def _in_shape(self, layer: Convolution | Linear) -> tuple[int, int, int]:
         """Return (C', H', W'); a signal of one dimension has H' = 1."""
@@ -64,6 +84,7 @@ class Packed:
         linear = isinstance(layer, Linear)
         g = None if linear else layer.geometry  # type: ignore[union-attr]
         return native_conv.conv_geometry(
+            layer.weight,
             in_channels=self.in_channels,
             out_channels=self.shape[0],
             in_size=self.in_shape[1:],
@@ -84,18 +105,22 @@ class Packed:
 class InputLayout:
     """The layout of R rows at a gated layer's input, tensors of shape (R, n, C', ...).
 
-    Vectors hold channels, or rows where there are few channels. Behind C' or R stands
-    padding up to whole vectors; around the pixels of the second layout, a frame of the
-    convolution's padding.
+    Vectors hold channels, or on a CPU rows where there are few channels. Behind C' or R
+    stands padding up to whole vectors; around the pixels of the second layout, a frame
+    of the convolution's padding.
     """
 
     def __init__(self, packed: Packed, count: int) -> None:
         channels, lanes = packed.in_channels, packed.lanes
         self.packed, self.count = packed, count
         fill_of_rows = count / padded(count, lanes)
-        self.lanes_are_rows = fill_of_rows > channels / padded(channels, lanes)
-        self.stride = padded(count if self.lanes_are_rows else channels, lanes)
-        self.compact_stride = self.stride if self.lanes_are_rows else count
+        fill_of_channels = channels / padded(channels, lanes)
+        self.lanes_are_rows = not packed.on_gpu and fill_of_rows > fill_of_channels
+        if self.lanes_are_rows:
+            self.stride = self.compact_stride = padded(count, lanes)
+        else:
+            self.stride = packed.channel_stride(channels)
+            self.compact_stride = packed.compact_stride(count)
         _, height, width = packed.in_shape
         frame_y, frame_x = packed.padding if self.lanes_are_rows else (0, 0)
         if self.lanes_are_rows:
@@ -151,7 +176,8 @@ class InputLayout:
             return same and getattr(tensor, "framed", False)
         room = tensor.untyped_storage().nbytes() // tensor.itemsize
         elements = tensor.shape[1] * self.sample
-        return same and tensor.storage_offset() + elements <= room
+        inside = tensor.storage_offset() + elements <= room
+        return same and inside and self.packed.aligned(tensor)
 
 
 def padded(count: int, lanes: int) -> int:

@@ -55,7 +55,7 @@ class Live:
             pooled_gate: behind the pool, or None.
             like: a tensor of the rows' dtype and device.
             positions: whether to list the entry of each output too, which passes
-                whose vectors hold rows need.
+                whose vectors hold rows need, and all of those for a GPU.
         """
         live = Live()
         live.geometry, live.out_shape = geometry, out_shape
@@ -71,12 +71,15 @@ class Live:
         return live
 
     def _lay_out(self, like: Tensor, positions: bool) -> None:
-        """Lay the arrays out in lent memory, of 32-bit words."""
+        """Lay the arrays out in lent memory, of 32-bit words; on a GPU, in torch's."""
         samples, outputs = self.out_shape[0], self.out_shape[1:].numel()
         entries = samples * outputs
         starts = samples * (self.geometry.pixels + 1)
         words = [entries * like.itemsize // 4, *(3 + positions) * [entries], starts]
-        block = workspace.lists.borrow(4 * sum(words), self)
+        if like.device.type == "cpu":
+            block = workspace.lists.borrow(4 * sum(words), self)
+        else:
+            block = like.new_empty(4 * sum(words), dtype=torch.uint8)
         arrays = block[: 4 * sum(words)].view(torch.int32).split(words)
         rows = [array.view(samples, -1) for array in arrays]
         self.factors = rows[0].view(like.dtype)
@@ -115,6 +118,12 @@ class Live:
     def scatter(self, compact: Tensor, rows: Tensor) -> None:
         """Copy live entries times the gates to rows (R, n, C, ...)."""
         native_conv.live_rows(self, _planes(rows), compact, gather=False)
+
+    def expected_density(self) -> float:
+        """Return `density`, or on a GPU a bound that nobody has to wait for."""
+        if self.factors.device.type == "cpu":
+            return self.density()
+        return self.out_shape[2:].numel() / self.geometry.pixels
 
     def density(self) -> float:
         """Return the share of the layer's outputs, before the pool, that are live."""

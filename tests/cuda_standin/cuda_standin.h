@@ -78,6 +78,20 @@ STANDIN_UNSEEN inline unsigned __ballot_sync(unsigned mask, int predicate) {
     return votes;
 }
 
+// The lanes that brought the same value as the caller.
+template <typename T>
+STANDIN_UNSEEN unsigned __match_any_sync(unsigned mask, T value) {
+    static_assert(std::is_integral<T>::value, "");
+    const std::uint64_t own = static_cast<std::uint64_t>(value);
+    const std::uint64_t* received =
+        standin::exchange(standin::Collective::match, mask, own);
+    unsigned same = 0;
+    for (int lane = 0; lane < 32; ++lane) {
+        if ((mask >> lane & 1) && received[lane] == own) same |= 1u << lane;
+    }
+    return same;
+}
+
 inline int __any_sync(unsigned mask, int predicate) {
     return __ballot_sync(mask, predicate) != 0;
 }

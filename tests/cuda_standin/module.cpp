@@ -16,6 +16,7 @@ void run_planted(const char* name, const float* in, float* out, std::int64_t cou
 PYBIND11_MODULE(_cuda_standin, m) {
     py::register_exception<standin::DeviceError>(m, "DeviceError", PyExc_RuntimeError);
     fastjac::bind_dtype(m);
+    fastjac::bind_conv_geometry(m);
     fastjac::cuda::bind(m);
 
     py::enum_<standin::Mode>(m, "Mode", py::module_local())

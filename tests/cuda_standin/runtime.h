@@ -76,7 +76,7 @@ std::string describe(const Moment& moment);
 
 // What kernels call, by way of cuda_standin.h.
 void barrier();
-enum class Collective { syncwarp, shuffle, ballot };
+enum class Collective { syncwarp, shuffle, ballot, match };
 // Waits for the lanes of `mask`, then returns the value that each of them brought.
 const std::uint64_t* exchange(Collective kind, unsigned mask, std::uint64_t value);
 

@@ -2,7 +2,10 @@
 //
 // A fiber runs until it waits (at a barrier, or for the other lanes of its warp), ends
 // or fails. A launch that fails abandons its fibers where they stand: kernels own
-// nothing.
+// nothing. Fibers go on from block to block, and they change by _longjmp, which asks
+// nothing of the system; its checked form would not allow another stack.
+#undef _FORTIFY_SOURCE
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -28,7 +31,6 @@ constexpr std::size_t kStackBytes = 256 * 1024;
 enum class State { ready, at_barrier, in_warp, ended };
 
 struct Fiber {
-    ucontext_t context;
     State state = State::ready;
     // What it waits for in its warp, and what the warp's lanes brought.
     Collective kind = Collective::syncwarp;
@@ -46,7 +48,7 @@ struct Launch {
     const void* context;
     std::vector<std::unique_ptr<Fiber>> fibers;
     std::vector<int> ready;
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     std::uint32_t block = 0;
     std::uint32_t epoch = 1;
     int current = -1;
@@ -68,12 +70,19 @@ char* stack_of(int thread) {
     return stacks + kStackBytes * thread;
 }
 
+// Where the threads' stacks stand, and whether there is anything on them.
+struct Place {
+    jmp_buf where;
+    bool started = false;
+};
+Place places[kMostThreads];
+
 Fiber& fiber() {
     return *active->fibers[active->current];
 }
 
 void to_scheduler() {
-    swapcontext(&fiber().context, &active->scheduler);
+    if (_setjmp(places[active->current].where) == 0) _longjmp(active->scheduler, 1);
 }
 
 void wake(int thread) {
@@ -81,19 +90,27 @@ void wake(int thread) {
     active->ready.push_back(thread);
 }
 
-void fiber_main() {
-    active->call(active->context);
-    fiber().state = State::ended;
-    to_scheduler();
+[[noreturn]] void fiber_main() {
+    while (true) {
+        active->call(active->context);
+        fiber().state = State::ended;
+        to_scheduler();
+    }
 }
 
-void start(int thread) {
-    Fiber& made = *active->fibers[thread];
-    getcontext(&made.context);
-    made.context.uc_stack.ss_sp = stack_of(thread);
-    made.context.uc_stack.ss_size = kStackBytes;
-    made.context.uc_link = nullptr;
-    makecontext(&made.context, fiber_main, 0);
+// Lets the current thread run until it comes back by to_scheduler or fail.
+__attribute__((noinline)) void resume() {
+    if (_setjmp(active->scheduler) != 0) return;
+    Place& place = places[active->current];
+    if (place.started) _longjmp(place.where, 1);
+    place.started = true;
+    ucontext_t fresh;
+    getcontext(&fresh);
+    fresh.uc_stack.ss_sp = stack_of(active->current);
+    fresh.uc_stack.ss_size = kStackBytes;
+    fresh.uc_link = nullptr;
+    makecontext(&fresh, reinterpret_cast<void (*)()>(fiber_main), 0);
+    setcontext(&fresh);
 }
 
 // All threads of the block wait: let them go on.
@@ -152,17 +169,14 @@ void run_block(int threads) {
     active->epoch = 1;
     active->ready.resize(threads);
     std::iota(active->ready.begin(), active->ready.end(), 0);
-    for (int i = 0; i < threads; ++i) {
-        *active->fibers[i] = Fiber{};
-        start(i);
-    }
+    for (int i = 0; i < threads; ++i) *active->fibers[i] = Fiber{};
     while (!active->ready.empty()) {
         const std::size_t pick = generator() % active->ready.size();
         std::swap(active->ready[pick], active->ready.back());
         active->current = active->ready.back();
         active->ready.pop_back();
         threadIdx = {static_cast<unsigned>(active->current), 0, 0};
-        swapcontext(&active->scheduler, &fiber().context);
+        resume();
         active->current = -1;
         if (!active->complaint.empty()) return;
     }
@@ -200,6 +214,7 @@ void run(const char* kernel, std::int64_t blocks, int threads,
     active = nullptr;
     reset_shared();
     if (!launch.complaint.empty()) {
+        for (Place& place : places) place.started = false;
         throw DeviceError(std::string(kernel) + ": " + launch.complaint);
     }
 }
@@ -241,8 +256,7 @@ bool on_current_stack(std::uintptr_t address, std::size_t bytes) {
 
 void fail(const std::string& complaint) {
     active->complaint = complaint;
-    setcontext(&active->scheduler);
-    __builtin_unreachable();
+    _longjmp(active->scheduler, 1);
 }
 
 std::string describe(const Moment& moment) {

@@ -1,0 +1,10 @@
+#include "gated_conv_weight.cuh"
+
+namespace fastjac {
+namespace cuda {
+
+template void gated_conv_weight<float>(const GatedConv<float>&, Stream);
+template void gated_conv_weight<double>(const GatedConv<double>&, Stream);
+
+}  // namespace cuda
+}  // namespace fastjac

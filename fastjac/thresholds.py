@@ -1,0 +1,46 @@
+"""From which share of live outputs on the dense product is faster than the gated one.
+
+One table for all devices. What bench/thresholds.py prints is what it is made from:
+
+* a CPU: measured; bench/NOTES.md has the figures;
+* a GPU: **predicted** from the roofline in bench/NOTES.md, not measured yet. Gated
+  kernels are bound by FP32 arithmetic and L1. A dense convolution in strict float32 has
+  the same arithmetic for every output, so gating pays up to about half; one by TF32
+  tensor cores is some five times faster, so that few outputs may be live. Linear layers
+  are dense products there always.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fastjac import native
+from fastjac.rules.convolution import Convolution
+from fastjac.rules.linear import Linear
+
+#: The largest share of live outputs at which a layer runs gated, by where it runs.
+MOST_LIVE = {
+    "cpu": {Convolution: 0.85, Linear: 0.6},
+    "gpu, float64": {Convolution: 0.5, Linear: 0.0},
+    "gpu, strict float32": {Convolution: 0.5, Linear: 0.0},
+    "gpu, TF32 allowed": {Convolution: 0.25, Linear: 0.0},
+}
+
+#: The same for convolutions of few input channels on a GPU: a dense one keeps tensor
+#: cores and vectors idle there, whatever the precision.
+FEW_CHANNELS = 8
+MOST_LIVE_OF_FEW = 0.6
+
+
+def most_live(layer: Convolution | Linear) -> float:
+    """Return the largest share of live outputs at which ``layer`` runs gated."""
+    weight = layer.weight
+    if not native.on_gpu(weight):
+        return MOST_LIVE["cpu"][type(layer)]
+    if isinstance(layer, Convolution) and weight.shape[1] < FEW_CHANNELS:
+        return MOST_LIVE_OF_FEW
+    if weight.dtype == torch.float64:
+        return MOST_LIVE["gpu, float64"][type(layer)]
+    allowed = torch.backends.cudnn.allow_tf32
+    precision = "TF32 allowed" if allowed else "strict float32"
+    return MOST_LIVE[f"gpu, {precision}"][type(layer)]

@@ -1,0 +1,96 @@
+"""Whole penalties through the CUDA kernels, run by the stand-in, against the oracle.
+
+Everything but the launch is what runs on a GPU: the choice of rules, the layouts, the
+wrappers and the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from checks import compare, seeded_build, take_path
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import networks
+from specs import Drawn
+from torch import nn
+
+import fastjac
+from fastjac import native
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
+
+
+def convolutional() -> nn.Module:
+    """Gated convolutions that feed each other, overlapping pools, and a head."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 3, padding=1),
+        nn.MaxPool2d(3, 2),
+        nn.ReLU(),
+        nn.Conv2d(6, 3, 2, bias=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(3, 7),
+        nn.ReLU(),
+        nn.Linear(7, 4),
+    )
+
+
+def of_one_dimension() -> nn.Module:
+    """A signal, strided and dilated."""
+    return nn.Sequential(
+        nn.Conv1d(3, 5, 4, stride=2, padding=3, dilation=2),
+        nn.MaxPool1d(3, 2, padding=1),
+        nn.LeakyReLU(0.1),
+        nn.Conv1d(5, 2, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.LazyLinear(3),
+    )
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 5])
+@pytest.mark.parametrize(
+    "make, shape", [(convolutional, (3, 1, 10, 10)), (of_one_dimension, (2, 3, 19))]
+)
+def test_a_convolutional_network_equals_the_oracle(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], chunk: int | None
+) -> None:
+    def complete() -> nn.Module:
+        model = make()
+        model(torch.zeros(shape))
+        return model
+
+    x = torch.rand(shape).double()
+    compare(seeded_build(complete), x, paths=["standin"], chunk=chunk)
+
+
+@settings(max_examples=60)
+@given(networks(), st.sampled_from([None, None, 1, 3]))
+def test_any_network_equals_the_oracle(drawn: Drawn, chunk: int | None) -> None:
+    compare(
+        drawn.build,
+        drawn.x(torch.float64),
+        seed=drawn.seed,
+        chunk=chunk,
+        paths=["standin"],
+    )
+
+
+def test_pooled_convolutions_run_gated() -> None:
+    model = convolutional()
+    with take_path("standin"):
+        text = str(fastjac.explain(model, torch.rand(2, 1, 10, 10)))
+    assert text.count("gated") == 3
+    assert "Linear + Gate" not in text
+
+
+def test_the_standin_is_put_back() -> None:
+    with take_path("standin"):
+        assert native.on_gpu(torch.zeros(1))
+    assert not native.on_gpu(torch.zeros(1))
