@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from fastjac.checks import ChunkSize, check_chunk
-from fastjac.forward import outside_inference_mode
+from fastjac.eager import eager
 from fastjac.linearization import Linearization
 from fastjac.sweep import Sweep
 
@@ -35,7 +35,7 @@ def squared_norms(
     return _SquaredNorms.apply(sweep, seeds, *linearization.weights)
 
 
-@outside_inference_mode
+@eager
 def pull(
     linearization: Linearization, seeds: Tensor, chunk: ChunkSize = None
 ) -> Tensor:

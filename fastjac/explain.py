@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastjac.forward import forward, locator, outside_inference_mode
+from fastjac.eager import eager
+from fastjac.forward import Origin, forward
 from fastjac.graph import Unsupported
 from fastjac.linearize import linearize
 from fastjac.rules.base import Rule
@@ -65,7 +66,7 @@ class Explanation:
         return "\n".join(lines)
 
 
-@outside_inference_mode
+@eager
 def explain(model: Callable[[Tensor], Tensor], x: Tensor) -> Explanation:
     """Say how penalties run on a model: layer by layer, or why they fall back.
 
@@ -89,10 +90,12 @@ def explain(model: Callable[[Tensor], Tensor], x: Tensor) -> Explanation:
     """
     logits, leaf = forward(model, x)
     shape = (logits.shape[0], logits.shape[1])
+    origin = Origin(model, leaf)
     try:
-        linearization = linearize(logits, leaf)
+        with origin.gathered():
+            linearization = linearize(logits, leaf)
     except Unsupported as missing:
-        where = locator(model, leaf)(missing.name)
+        where = origin.locate(missing.name)
         reason = f"{missing.name} has no fused rule ({missing.reason}){where}"
         return Explanation("autograd", reason, shape, [])
     with torch.no_grad():

@@ -2,101 +2,103 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel as DDP
 
-from fastjac import checks
+from fastjac import checks, sharded
+from fastjac.eager import uncompiled
 from fastjac.graph import find_node, sequence_number
 
 Model = Callable[[Tensor], Tensor]
 
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function build an autograd graph although its caller is in inference mode.
-
-    Its result then carries no gradient, as the caller expects.
-    """
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not torch.is_inference_mode_enabled():
-            return function(*args, **kwargs)
-        with torch.inference_mode(False), torch.no_grad():
-            return function(*args, **kwargs)
-
-    return wrapper
-
-
-def forward(model: Model, x: Tensor, *, shared: bool = False) -> tuple[Tensor, Tensor]:
+def forward(
+    model: Model, x: Tensor, *, shared: bool = False, in_training: bool = False
+) -> tuple[Tensor, Tensor]:
     """Run the model with gradients enabled; return logits and the x they depend on.
 
     ``x`` itself is used if it requires grad, else a detached copy that does, so that
-    neither ``x.requires_grad`` nor ``x.grad`` changes. The model's buffers change only
-    if the pass is ``shared`` with the caller, who then makes none of his own.
+    neither ``x.requires_grad`` nor ``x.grad`` changes.
+
+    Args:
+        model: see `unwrapped`.
+        x: (N, ...).
+        shared: the pass is the caller's too, who makes none of his own; otherwise the
+            model's buffers are put back.
+        in_training: a gradient may be wanted of what is computed from the logits, so a
+            DistributedDataParallel model runs its own forward pass: only after that
+            does it exchange gradients.
     """
     checks.check_input(x)
-    with torch.enable_grad(), nullcontext() if shared else _kept_buffers(model):
+    in_training = in_training and torch.is_grad_enabled()
+    kept = nullcontext() if shared else _kept_buffers(model)
+    with torch.enable_grad(), uncompiled(), kept:
         if x.is_inference():
             x = x.clone()
         leaf = x if x.requires_grad else x.detach().requires_grad_()
-        logits = unwrapped(model)(leaf)
+        logits = unwrapped(model, keep_ddp=in_training)(leaf)
     checks.check_logits(logits, leaf)
     return logits, leaf
 
 
-def unwrapped(model: Model) -> Model:
+def unwrapped(model: Model, *, keep_ddp: bool = False) -> Model:
     """Look into torch.compile and (Distributed)DataParallel wrappers.
 
-    A compiled graph's nodes cannot be read, and DDP counts its own forward passes.
+    A compiled graph's nodes cannot be read. DDP's own forward pass sends messages to
+    other processes, and so is for training only.
     """
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None:
             inner = getattr(model, "_torchdynamo_orig_callable", None)
-        if inner is None and isinstance(
-            model, (nn.parallel.DistributedDataParallel, nn.DataParallel)
-        ):
+        if inner is None and isinstance(model, nn.DataParallel):
+            inner = model.module
+        if inner is None and not keep_ddp and isinstance(model, DDP):
             inner = model.module
         if inner is None:
             return model
         model = inner
 
 
-def locator(model: Model, x: Tensor) -> Callable[[str], str]:
-    """Return a function that says where in the model a node came from.
+@dataclass(frozen=True)
+class Origin:
+    """The model and the input that a graph came from."""
 
-    It names the module and the line of code. It runs the forward pass once more,
-    recording stack traces; random numbers and buffers are put back. It is
-    called only before a fallback.
-    """
+    model: Model
+    x: Tensor
 
-    def locate(name: str) -> str:
+    def gathered(self) -> AbstractContextManager[None]:
+        """Return a context in which the model's weights are in memory."""
+        return sharded.gathered(self.model)
+
+    def locate(self, name: str) -> str:
+        """Name the module and the line of code that a node of this name came from.
+
+        This runs the forward pass once more, recording stack traces; random numbers and
+        BatchNorm statistics are put back. It is called only before a fallback.
+        """
+        model = unwrapped(self.model)
         with (
             torch.random.fork_rng(enabled=True),
             _kept_buffers(model),
             torch.enable_grad(),
+            uncompiled(),
             torch.autograd.set_detect_anomaly(True, check_nan=False),
-            _watched(unwrapped(model)) as spans,
+            _watched(model) as spans,
         ):
-            leaf = x.detach().requires_grad_()
-            logits = unwrapped(model)(leaf)
+            leaf = self.x.detach().requires_grad_()
+            logits = model(leaf)
             node = find_node(logits, name)
         if node is None:
             return ""
         return _module_of(node, spans) + _user_line(node.metadata)
-
-    return locate
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ number of the output, ``(node, output)``. Only values that depend on ``x`` are v
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +41,24 @@ class Arc:
     target: Value
     #: The arguments of the operation that depend on ``x``.
     varying: frozenset[int]
+    #: What was read so far, of all arcs: a checkpoint gives a tensor only once.
+    read: dict[tuple[Any, str], Any]
 
     def saved(self, name: str) -> Any:
-        """Return what the node saved under ``name``."""
-        return getattr(self.node, f"_saved_{name}")
+        """Return what the node saved under ``name``.
+
+        Raises:
+            RuntimeError: its memory was freed since.
+        """
+        key = self.node, name
+        if key not in self.read:
+            self.read[key] = getattr(self.node, f"_saved_{name}")
+            _check_memory(self.node, self.read[key])
+        return self.read[key]
+
+    def saves(self, name: str) -> bool:
+        """Whether the node saved something under ``name``, without reading it."""
+        return f"_saved_{name}" in dir(self.node)
 
     @property
     def in_shape(self) -> torch.Size:
@@ -53,6 +69,33 @@ class Arc:
     def out_shape(self) -> torch.Size:
         """Shape of ``target``."""
         return torch.Size(meta(self.target).shape)
+
+
+def _check_memory(node: Any, saved: Any) -> None:
+    """Raise for a tensor without memory, which must not be read."""
+    if not isinstance(saved, Tensor) or saved.numel() == 0:
+        return
+    if saved.layout == torch.strided and saved.untyped_storage().size() == 0:
+        raise RuntimeError(
+            f"a tensor that {short_name(node)} saved has been freed after the forward "
+            "pass, as FSDP frees weights. Use fastjac.jacobian_penalty(model, x, "
+            "return_logits=True), which gathers the weights of fully_shard again, or "
+            "fully_shard(..., reshard_after_forward=False). Inside a checkpoint no "
+            "layer may be sharded by itself: shard the module that does the checkpoint"
+        )
+
+
+def recomputed_once() -> AbstractContextManager[Any]:
+    """Return a context in which each checkpointed part is computed again once.
+
+    Non-reentrant checkpoints compute what they did not save when it is read. Torch
+    before this context existed does so once for each tensor.
+    """
+    module = sys.modules.get("torch.utils.checkpoint")
+    group = getattr(module, "GraphExecGroup", None)
+    if group is None or group._get_current_group() is not None:
+        return nullcontext()
+    return group()
 
 
 def meta(value: Value) -> Any:
@@ -82,7 +125,8 @@ def arcs(logits: Tensor, x: Tensor) -> list[Arc]:
     order = _topological(start[0], goal[0])
     dependent = _dependent(order, goal)
     reached = {start}
-    found = []
+    found: list[Arc] = []
+    read: dict[tuple[Any, str], Any] = {}
     for node in order:
         if node is goal[0]:
             continue
@@ -95,7 +139,8 @@ def arcs(logits: Tensor, x: Tensor) -> list[Arc]:
         for output in targets:
             for argument in sorted(varying):
                 source = node.next_functions[argument]
-                found.append(Arc(node, argument, source, (node, output), varying))
+                target = node, output
+                found.append(Arc(node, argument, source, target, varying, read))
                 reached.add(source)
     return found
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
-from fastjac import checks, seeds
-from fastjac.forward import Model, forward, locator, outside_inference_mode
-from fastjac.source import open_rows
+from fastjac import checks, parallel, seeds
+from fastjac.eager import eager
+from fastjac.forward import Model, Origin, forward
+from fastjac.source import Rows, open_rows
 
 
-@outside_inference_mode
+@eager
 def jacobian(
     model: Model,
     x: Tensor,
@@ -42,12 +46,12 @@ def jacobian(
         (True, (4, 2, 3))
     """
     size = checks.check_chunk(chunk)
-    logits, leaf = forward(model, x)
-    rows = open_rows(logits, leaf, backend, locator(model, leaf), batch_statistics)
-    return rows.pull(seeds.jacobian(logits), size)
+    opened = _rows(model, x, backend, batch_statistics, in_training=True)
+    with opened as (rows, logits):
+        return parallel.tied(rows.pull(seeds.jacobian(logits), size), logits)
 
 
-@outside_inference_mode
+@eager
 def jacobian_norm(
     model: Model,
     x: Tensor,
@@ -80,15 +84,13 @@ def jacobian_norm(
         [6.0, 6.0]
     """
     size = checks.check_chunk(chunk)
-    logits, leaf = forward(model, x)
-    rows = open_rows(logits, leaf, backend, locator(model, leaf), batch_statistics)
-    with torch.no_grad():
-        return checks.poison(
-            rows.squared_norms(seeds.jacobian(logits), size).sqrt(), logits
-        )
+    opened = _rows(model, x, backend, batch_statistics)
+    with opened as (rows, logits), torch.no_grad():
+        squares = rows.squared_norms(seeds.jacobian(logits), size)
+        return checks.poison(squares.sqrt(), logits)
 
 
-@outside_inference_mode
+@eager
 def spectral_norm(
     model: Model,
     x: Tensor,
@@ -124,14 +126,31 @@ def spectral_norm(
         [3.0]
     """
     size = checks.check_chunk(chunk)
-    logits, leaf = forward(model, x)
-    rows = open_rows(logits, leaf, backend, locator(model, leaf), batch_statistics)
-    with torch.no_grad():
-        pulled = rows.pull(seeds.jacobian(logits), size).flatten(2)
-        pulled = pulled.to(torch.promote_types(pulled.dtype, torch.float32))
-        _, vectors = torch.linalg.eigh(pulled @ pulled.mT)
-        top = vectors[..., -1].unsqueeze(1).to(logits.dtype)
-    # d sigma = d ||u^T J|| at the left singular vector u, whose own change drops out.
-    squares = rows.squared_norms(top, size)
+    opened = _rows(model, x, backend, batch_statistics, in_training=True)
+    with opened as (rows, logits):
+        with torch.no_grad():
+            pulled = rows.pull(seeds.jacobian(logits), size).flatten(2)
+            pulled = pulled.to(torch.promote_types(pulled.dtype, torch.float32))
+            _, vectors = torch.linalg.eigh(pulled @ pulled.mT)
+            top = vectors[..., -1].unsqueeze(1).to(logits.dtype)
+        # d sigma = d ||u^T J|| at the left singular vector u, whose own change drops
+        # out.
+        squares = parallel.tied(rows.squared_norms(top, size), logits)
     positive = squares > 0
     return checks.poison(torch.where(positive, squares, 1.0).sqrt() * positive, logits)
+
+
+@contextmanager
+def _rows(
+    model: Model,
+    x: Tensor,
+    backend: str,
+    batch_statistics: str,
+    *,
+    in_training: bool = False,
+) -> Iterator[tuple[Rows, Tensor]]:
+    """Give the rows of a model at x, and its logits, while its weights are there."""
+    logits, leaf = forward(model, x, in_training=in_training)
+    origin = Origin(model, leaf)
+    with origin.gathered():
+        yield open_rows(logits, leaf, backend, origin, batch_statistics), logits

@@ -8,7 +8,8 @@ operation, a concatenation too, is a set of linear maps of one tensor each.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import takewhile, zip_longest
 
@@ -53,6 +54,8 @@ class Linearization:
         self.device = logits.device
         self.samples, self.classes = logits.shape
         ends = {source, target}
+        #: Makes a context in which the weights are in memory, where models free them.
+        self.gathered: Callable[[], AbstractContextManager[None]] = nullcontext
         self.edges = [
             replace(edge, rules=fused(edge.rules, edge.target == target))
             for edge in gates_at_terms(joined(list(edges), keep=ends), keep=ends)

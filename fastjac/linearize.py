@@ -13,7 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastjac.graph import Arc, Unsupported, connecting_arcs, meta, short_name, value_of
+from fastjac.graph import (
+    Arc,
+    Unsupported,
+    connecting_arcs,
+    meta,
+    recomputed_once,
+    short_name,
+    value_of,
+)
 from fastjac.linearization import Edge, Linearization
 from fastjac.recipes import (
     attention,
@@ -43,11 +51,14 @@ def linearize(logits: Tensor, x: Tensor) -> Linearization:
 
     Raises:
         Unsupported: a node between ``x`` and ``logits`` has no rule.
+        NotImplementedError: a node cannot be looked into, by autograd neither.
         ValueError: ``logits`` do not depend on ``x``.
     """
     found = connecting_arcs(logits, x)
+    with recomputed_once():
+        edges = [edge for arc in found for edge in _edges(arc)]
     return Linearization(
-        [edge for arc in found for edge in _edges(arc)],
+        edges,
         source=value_of(x),
         target=value_of(logits),
         x=x,
@@ -61,6 +72,20 @@ def batch_norm_in_training(logits: Tensor, x: Tensor) -> str | None:
     return _with_batch_statistics(connecting_arcs(logits, x))
 
 
+def refuse_autograd(logits: Tensor, x: Tensor) -> None:
+    """Raise if autograd cannot differentiate the graph twice, as a fallback does.
+
+    Raises:
+        NotImplementedError: naming the node and what to do.
+        ValueError: ``logits`` do not depend on ``x``.
+    """
+    for arc in connecting_arcs(logits, x):
+        name = short_name(arc.node)
+        reason = OPAQUE.get(name) or ONCE.get(name)
+        if reason is not None:
+            raise NotImplementedError(f"{name}: {reason}")
+
+
 def _with_batch_statistics(found: list[Arc]) -> str | None:
     names = (short_name(a.node) for a in found if normalization.has_batch_statistics(a))
     return next(names, None)
@@ -69,6 +94,8 @@ def _with_batch_statistics(found: list[Arc]) -> str | None:
 def _edges(arc: Arc) -> list[Edge]:
     """Return what one arc contributes: mostly one edge, its rules in forward order."""
     name = short_name(arc.node)
+    if name in OPAQUE:
+        raise NotImplementedError(f"{name}: {OPAQUE[name]}")
     if name in ATTENTION:
         return attention.attention(arc)
     return [Edge(arc.source, arc.target, _rules(arc, name), [arc.in_shape])]
@@ -90,6 +117,24 @@ def _rules(arc: Arc, name: str) -> list[Rule]:
         rules = [Cast(source, target), *rules]
     return rules
 
+
+#: Nodes behind which nothing can be seen, and what to do.
+OPAQUE = {
+    "CompiledFunctionBackward": "these logits were computed by a compiled graph, which "
+    "can neither be read nor differentiated twice. Use fastjac.jacobian_penalty(model, "
+    "x, return_logits=True), which runs the model's original code, or compute the "
+    "logits by that",
+    "CheckpointFunctionBackward": "torch.utils.checkpoint with use_reentrant=True "
+    "hides its part of the graph and cannot be differentiated twice. Pass "
+    "use_reentrant=False",
+}
+
+#: Nodes that have a rule, but cannot be differentiated twice, and what to do.
+ONCE = {
+    "RegisterPostBackwardFunctionBackward": "FSDP frees weights between two passes, so "
+    "that autograd cannot compute the penalty of a sharded model. Use layers that all "
+    "have a fused rule (see fastjac.explain), or DistributedDataParallel",
+}
 
 #: Operations whose arguments may be broadcast to the shape of the result.
 BROADCASTING = frozenset(
@@ -277,6 +322,9 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "StackBackward0": shapes.stack,
     "ConstantPadNdBackward0": shapes.padded,
     "CopySlices": shapes.write_into,
+    # hooks of DistributedDataParallel and FSDP
+    "_DDPSinkBackward": shapes.passed,
+    "RegisterPostBackwardFunctionBackward": shapes.passed,
     # linear, rare: through autograd's node
     **dict.fromkeys(
         (

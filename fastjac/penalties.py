@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from fastjac import checks, seeds
-from fastjac.forward import Model, outside_inference_mode
+from fastjac.eager import eager
+from fastjac.forward import Model
 from fastjac.squares import Squares
 
 
-@outside_inference_mode
+@eager
 def jacobian_penalty(
     model: Model,
     x: Tensor,
@@ -34,6 +35,7 @@ def jacobian_penalty(
     chunk: checks.ChunkSize = None,
     backend: str = "auto",
     batch_statistics: str = "constant",
+    process_group: Any = None,
     return_logits: bool = False,
 ) -> Any:
     """Return the norm of the input Jacobian of the logits, differentiable.
@@ -48,8 +50,8 @@ def jacobian_penalty(
     given. Biases and frozen weights get none.
 
     Args:
-        model: maps x to logits of shape (N, K). A compiled or DDP-wrapped module is
-            looked into.
+        model: maps x to logits of shape (N, K). Of a compiled module the original is
+            used; a DDP-wrapped one runs its own forward pass, in every process.
         x: (N, ...), floating point. It need not require grad.
         reduction: "frobenius", "sum", "mean", or "none" for the (N,) squared norms.
         class_weights: (K,), not negative; P_i becomes ``sum_k w_k ||J_k(x_i)||^2``.
@@ -66,6 +68,12 @@ def jacobian_penalty(
             as constants, in J and in its gradient, with one warning: the penalty is
             that of the network in eval mode with this batch's statistics. "error"
             raises. ``backend="autograd"`` differentiates them, in whole.
+        process_group: processes that hold a batch together, each a part of it: a
+            torch.distributed group, or "world" for all. The sum, the mean or the
+            root is then of the whole batch and the same in each of them, and its
+            gradient is right once it has been averaged over them, as
+            DistributedDataParallel and FSDP do, for parts of any sizes. "none" stays
+            with the samples of this process. None for this process alone.
         return_logits: return ``(penalty, logits)``, so that the cross-entropy can
             share the forward pass; the model's buffers, such as running statistics, are
             then updated as by one forward pass of its own. Otherwise they stay.
@@ -76,6 +84,8 @@ def jacobian_penalty(
 
     Raises:
         TypeError, ValueError: a bad argument; the message names it.
+        RuntimeError: ``process_group`` without an initialised torch.distributed, or a
+            call inside a transform of torch.func.
         NotImplementedError: ``backend="fused"`` and a layer without a rule.
 
     Example:
@@ -86,11 +96,13 @@ def jacobian_penalty(
         6.0
     """
     chosen = partial(_seeds, class_weights, projections, generator)
-    squares = Squares(chosen, reduction, chunk, backend, batch_statistics)
+    squares = Squares(
+        chosen, reduction, chunk, backend, batch_statistics, process_group
+    )
     return squares.of_model(model, x, return_logits)
 
 
-@outside_inference_mode
+@eager
 def penalty_from_graph(
     logits: Tensor,
     x: Tensor,
@@ -102,6 +114,7 @@ def penalty_from_graph(
     chunk: checks.ChunkSize = None,
     backend: str = "auto",
     batch_statistics: str = "constant",
+    process_group: Any = None,
 ) -> Tensor:
     """Return `jacobian_penalty` of a forward pass that has been made already.
 
@@ -118,12 +131,14 @@ def penalty_from_graph(
         chunk: as in `jacobian_penalty`.
         backend: as in `jacobian_penalty`.
         batch_statistics: as in `jacobian_penalty`.
+        process_group: as in `jacobian_penalty`.
 
     Returns:
         A scalar, or (N,) for ``reduction="none"``.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: as `jacobian_penalty`.
+        TypeError, ValueError, RuntimeError, NotImplementedError: as
+            `jacobian_penalty`.
 
     Example:
         >>> import torch, fastjac
@@ -133,12 +148,13 @@ def penalty_from_graph(
         15.0
     """
     chosen = partial(_seeds, class_weights, projections, generator)
-    return Squares(chosen, reduction, chunk, backend, batch_statistics).of_graph(
-        logits, x
+    squares = Squares(
+        chosen, reduction, chunk, backend, batch_statistics, process_group
     )
+    return squares.of_graph(logits, x)
 
 
-@outside_inference_mode
+@eager
 def cross_lipschitz_penalty(
     model: Model,
     x: Tensor,
@@ -147,6 +163,7 @@ def cross_lipschitz_penalty(
     chunk: checks.ChunkSize = None,
     backend: str = "auto",
     batch_statistics: str = "constant",
+    process_group: Any = None,
     return_logits: bool = False,
 ) -> Any:
     """Return the Cross-Lipschitz penalty (eq. 6; Hein and Andriushchenko, 2017).
@@ -165,13 +182,15 @@ def cross_lipschitz_penalty(
         chunk: as in `jacobian_penalty`.
         backend: as in `jacobian_penalty`.
         batch_statistics: as in `jacobian_penalty`.
+        process_group: as in `jacobian_penalty`.
         return_logits: as in `jacobian_penalty`.
 
     Returns:
         A scalar, or (N,) for "none"; with ``return_logits`` also the logits.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: as `jacobian_penalty`.
+        TypeError, ValueError, RuntimeError, NotImplementedError: as
+            `jacobian_penalty`.
 
     Example:
         >>> import torch, fastjac
@@ -181,12 +200,17 @@ def cross_lipschitz_penalty(
         4.0
     """
     squares = Squares(
-        seeds.cross_lipschitz, reduction, chunk, backend, batch_statistics
+        seeds.cross_lipschitz,
+        reduction,
+        chunk,
+        backend,
+        batch_statistics,
+        process_group,
     )
     return squares.of_model(model, x, return_logits)
 
 
-@outside_inference_mode
+@eager
 def input_gradient_penalty(
     model: Model,
     x: Tensor,
@@ -196,6 +220,7 @@ def input_gradient_penalty(
     chunk: checks.ChunkSize = None,
     backend: str = "auto",
     batch_statistics: str = "constant",
+    process_group: Any = None,
     return_logits: bool = False,
 ) -> Any:
     """Return the squared norm of the cross-entropy's input gradient (eq. 5).
@@ -213,13 +238,15 @@ def input_gradient_penalty(
         chunk: as in `jacobian_penalty`.
         backend: as in `jacobian_penalty`.
         batch_statistics: as in `jacobian_penalty`.
+        process_group: as in `jacobian_penalty`.
         return_logits: as in `jacobian_penalty`.
 
     Returns:
         A scalar, or (N,) for "none"; with ``return_logits`` also the logits.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: as `jacobian_penalty`.
+        TypeError, ValueError, RuntimeError, NotImplementedError: as
+            `jacobian_penalty`.
 
     Example:
         >>> import torch, fastjac
@@ -230,7 +257,12 @@ def input_gradient_penalty(
         0.5
     """
     squares = Squares(
-        partial(seeds.input_gradient, y), reduction, chunk, backend, batch_statistics
+        partial(seeds.input_gradient, y),
+        reduction,
+        chunk,
+        backend,
+        batch_statistics,
+        process_group,
     )
     return squares.of_model(model, x, return_logits)
 

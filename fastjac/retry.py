@@ -31,22 +31,23 @@ def in_chunks(
     @functools.wraps(run)
     def wrapper(sweep: Sweep, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            with _apart(sweep.seeds.device):
+            with _apart(sweep):
                 return run(sweep, *args, **kwargs)
         except (MemoryError, RuntimeError) as error:
             if not (sweep.shrinkable and out_of_memory(error)):
                 raise
         # Behind the handler, where the error no longer holds on to the tensors.
         sweep.shrink()
-        with _apart(sweep.seeds.device):
+        with _apart(sweep):
             return run(sweep, *args, **kwargs)
 
     return wrapper
 
 
 @contextmanager
-def _apart(device: torch.device) -> Iterator[None]:
-    """Without autograd and autocast, and with an arena for rows."""
-    autocast = torch.autocast(device.type, enabled=False)
-    with torch.no_grad(), autocast, workspace.sweeping():
+def _apart(sweep: Sweep) -> Iterator[None]:
+    """Without autograd and autocast, with all weights and an arena for rows."""
+    autocast = torch.autocast(sweep.seeds.device.type, enabled=False)
+    gathered = sweep.linearization.gathered()
+    with torch.no_grad(), autocast, gathered, workspace.sweeping():
         yield

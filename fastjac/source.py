@@ -6,7 +6,7 @@ which of the two it gets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -15,12 +15,10 @@ from torch import Tensor
 from fastjac import checks, reference
 from fastjac.differentiable import pull, squared_norms, total_squared_norm
 from fastjac.fewer_rows import fewer_rows
-from fastjac.graph import Unsupported, connecting_arcs
+from fastjac.forward import Origin
+from fastjac.graph import Unsupported
 from fastjac.linearization import Linearization
-from fastjac.linearize import batch_norm_in_training, linearize
-
-#: Says where in the user's code a node came from, by its name.
-Locate = Callable[[str], str]
+from fastjac.linearize import batch_norm_in_training, linearize, refuse_autograd
 
 
 class Rows(Protocol):
@@ -37,7 +35,10 @@ class Rows(Protocol):
 
 
 class FusedRows:
-    """Rows by a sweep over the linearised network."""
+    """Rows by a sweep over the linearised network.
+
+    The backward pass of `pull` and of `squared_norms` sweeps again.
+    """
 
     def __init__(self, linearization: Linearization) -> None:
         self.linearization = linearization
@@ -83,7 +84,7 @@ def open_rows(
     logits: Tensor,
     x: Tensor,
     backend: str,
-    locate: Locate | None = None,
+    origin: Origin | None = None,
     batch_statistics: str = "constant",
 ) -> Rows:
     """Return the rows of ``logits`` with respect to ``x``.
@@ -93,43 +94,49 @@ def open_rows(
         x: (N, ...), which they were computed from.
         backend: "auto" falls back to autograd with one warning a kind of node, "fused"
             raises instead, "autograd" asks for the reference.
-        locate: called with a node's name where there is something to say about it; says
-            where in the user's code the node came from.
+        origin: the model and input of the graph, if they are known: to say where an
+            operation is, and to gather weights that are sharded.
         batch_statistics: "constant" takes those of a BatchNorm in training mode as
             constants, with one warning; "error" raises.
 
     Raises:
-        NotImplementedError: with "fused", for a node without a rule.
+        NotImplementedError: with "fused", for a node without a rule; for a graph that
+            neither way can compute.
         ValueError: ``x`` is detached from the logits; a BatchNorm in training mode, and
             ``batch_statistics="error"``.
     """
     checks.one_of("backend", backend, checks.BACKENDS)
     checks.one_of("batch_statistics", batch_statistics, checks.BATCH_STATISTICS)
-    if locate is None:
-        locate = _nowhere
     if batch_statistics == "error":
-        _refuse_batch_statistics(logits, x, locate)
+        _refuse_batch_statistics(logits, x, origin)
     if backend == "autograd":
-        connecting_arcs(logits, x)
+        refuse_autograd(logits, x)
         return AutogradRows(logits, x)
     try:
-        linearization = linearize(logits, x)
+        with nullcontext() if origin is None else origin.gathered():
+            linearization = linearize(logits, x)
     except Unsupported as missing:
-        return _fallback(logits, x, backend, missing, locate)
+        return _fallback(logits, x, backend, missing, origin)
     if name := linearization.batch_statistics:
-        checks.warn_once("batch statistics", lambda: _constant(name, locate))
+        checks.warn_once("batch statistics", lambda: _constant(name, origin))
+    if origin is not None:
+        linearization.gathered = origin.gathered
     return FusedRows(linearization)
 
 
 def _fallback(
-    logits: Tensor, x: Tensor, backend: str, missing: Unsupported, locate: Locate
+    logits: Tensor,
+    x: Tensor,
+    backend: str,
+    missing: Unsupported,
+    origin: Origin | None,
 ) -> Rows:
     """Return autograd's rows, with a warning; raise where a fallback is an error."""
 
     def message() -> str:
         return (
             f"fastjac has no fused rule for {missing.name} ({missing.reason})"
-            f"{locate(missing.name)}"
+            f"{_where(missing.name, origin)}"
         )
 
     if backend == "fused":
@@ -137,6 +144,7 @@ def _fallback(
             f"{message()}. Replace that operation, or use backend='auto' to fall "
             "back to autograd"
         ) from None
+    refuse_autograd(logits, x)
     coupled = "" if batch_norm_in_training(logits, x) is None else f". {COUPLED}"
     checks.warn_once(
         f"fallback {missing.name} {missing.reason}",
@@ -156,24 +164,25 @@ COUPLED = (
 )
 
 
-def _constant(name: str, locate: Locate) -> str:
+def _constant(name: str, origin: Origin | None) -> str:
     return (
         f"{name}: BatchNorm in training mode couples the samples of a batch"
-        f"{locate(name)}; its batch statistics are taken as constants, in the Jacobian "
-        "and in its gradient. Call .eval() on it to use its running statistics, or "
-        "pass batch_statistics='error' to have this refused"
+        f"{_where(name, origin)}; its batch statistics are taken as constants, in the "
+        "Jacobian and in its gradient. Call .eval() on it to use its running "
+        "statistics, or pass batch_statistics='error' to have this refused"
     )
 
 
-def _refuse_batch_statistics(logits: Tensor, x: Tensor, locate: Locate) -> None:
+def _refuse_batch_statistics(logits: Tensor, x: Tensor, origin: Origin | None) -> None:
     name = batch_norm_in_training(logits, x)
     if name is not None:
         raise ValueError(
             f"`batch_statistics` is 'error', and {name} is a BatchNorm in training mode"
-            f"{locate(name)}. Call .eval() on it to use its running statistics, or "
-            "pass batch_statistics='constant' to take those of the batch as constants"
+            f"{_where(name, origin)}. Call .eval() on it to use its running "
+            "statistics, or pass batch_statistics='constant' to take those of the "
+            "batch as constants"
         )
 
 
-def _nowhere(name: str) -> str:
-    return ""
+def _where(name: str, origin: Origin | None) -> str:
+    return "" if origin is None else origin.locate(name)

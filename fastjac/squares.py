@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastjac import checks
-from fastjac.forward import Model, forward, locator
+from fastjac import checks, parallel
+from fastjac.forward import Model, Origin, forward
 from fastjac.source import open_rows
 
 
@@ -24,9 +24,10 @@ class Squares:
         chunk: how many (sample, row) pairs to hold at once, or "auto".
         backend: "auto", "fused" or "autograd".
         batch_statistics: "constant" or "error".
+        process_group: the processes that hold the batch together; None for this one.
 
     Raises:
-        ValueError: a bad field; the message names it.
+        TypeError, ValueError, RuntimeError: a bad field; the message names it.
     """
 
     seeds: Callable[[Tensor], Tensor]
@@ -34,6 +35,7 @@ class Squares:
     chunk: checks.ChunkSize = None
     backend: str = "auto"
     batch_statistics: str = "constant"
+    process_group: Any = None
 
     def __post_init__(self) -> None:
         checks.one_of("reduction", self.reduction, checks.REDUCTIONS)
@@ -42,11 +44,14 @@ class Squares:
             "batch_statistics", self.batch_statistics, checks.BATCH_STATISTICS
         )
         checks.check_chunk(self.chunk)
+        parallel.resolved(self.process_group)
 
     def of_model(self, model: Model, x: Tensor, return_logits: bool) -> Any:
         """Return the penalty, or ``(penalty, logits)``, of a forward pass made here."""
-        logits, leaf = forward(model, x, shared=return_logits)
-        penalty = self._reduced(logits, leaf, locator(model, leaf))
+        logits, leaf = forward(model, x, shared=return_logits, in_training=True)
+        origin = Origin(model, leaf)
+        with origin.gathered():
+            penalty = self._reduced(logits, leaf, origin)
         return (penalty, logits) if return_logits else penalty
 
     def of_graph(self, logits: Tensor, x: Tensor) -> Tensor:
@@ -55,16 +60,20 @@ class Squares:
         checks.check_logits(logits, x)
         return self._reduced(logits, x, None)
 
-    def _reduced(
-        self, logits: Tensor, x: Tensor, locate: Callable[[str], str] | None
-    ) -> Tensor:
+    def _reduced(self, logits: Tensor, x: Tensor, origin: Origin | None) -> Tensor:
         seeds, chunk = self.seeds(logits), checks.check_chunk(self.chunk)
-        rows = open_rows(logits, x, self.backend, locate, self.batch_statistics)
+        rows = open_rows(logits, x, self.backend, origin, self.batch_statistics)
         if self.reduction == "none":
-            return checks.poison(rows.squared_norms(seeds, chunk), logits)
+            squares = checks.poison(rows.squared_norms(seeds, chunk), logits)
+            return parallel.tied(squares, logits)
         total = checks.poison(rows.total(seeds, chunk), logits)
+        total = parallel.tied(total, logits)
+        samples: Tensor | int = logits.shape[0]
+        group = parallel.resolved(self.process_group)
+        if group is not None:
+            total, samples = parallel.sums(total, logits.shape[0], group)
         if self.reduction == "mean":
-            return total / logits.shape[0]
+            return total / samples
         return total if self.reduction == "sum" else _sqrt(total)
 
 

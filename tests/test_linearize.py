@@ -10,6 +10,7 @@ import oracle
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from checks import assert_close, assert_same, leaf_and_logits
 from nets import images, small_conv
 from torch import Tensor, nn

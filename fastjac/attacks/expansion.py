@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastjac.attacks.arguments import Model, check_logits
-from fastjac.forward import locator, unwrapped
+from fastjac.forward import Origin, unwrapped
 from fastjac.linearization import Linearization
 from fastjac.rules.base import Samples
 from fastjac.source import FusedRows, Rows, open_rows
@@ -79,8 +79,8 @@ class Expansion:
         return Expansion(self._model, x, self._backend).rows(seeds)
 
     def _open(self) -> Rows:
-        locate = locator(self._model, self._x)
-        return open_rows(self._logits, self._x, self._backend, locate)
+        origin = Origin(self._model, self._x)
+        return open_rows(self._logits, self._x, self._backend, origin)
 
 
 class _Picked(Samples):

@@ -71,7 +71,7 @@ def _mask(arc: Arc, query: Tensor, key: Tensor) -> Tensor | float:
         future = query.new_full((query.shape[-2], key.shape[-2]), float("-inf"))
         return future.triu(1)
     for name in ("attn_mask", "attn_bias"):
-        mask = getattr(arc.node, f"_saved_{name}", None)
+        mask = arc.saved(name) if arc.saves(name) else None
         if mask is not None:
             return mask
     return 0.0

@@ -73,7 +73,7 @@ def gate(factor: Callable[[Arc], Tensor]) -> Callable[[Arc], Rule]:
 
 def leaky(arc: Arc) -> Tensor:
     """LeakyReLU: 1 or the negative slope."""
-    kept = arc.saved("result" if hasattr(arc.node, "_saved_result") else "self")
+    kept = arc.saved("result" if arc.saves("result") else "self")
     slope = torch.full_like(kept, arc.saved("negative_slope"), requires_grad=False)
     return slope.masked_fill_(kept > 0, 1)
 

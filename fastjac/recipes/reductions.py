@@ -156,7 +156,7 @@ def deviation(arc: Arc) -> list[Rule]:
     if arc.target[1] == 1:
         return mean(arc, dims)
     kept = reduced(arc.in_shape, dims)
-    name = "result" if hasattr(arc.node, "_saved_result") else "result0"
+    name = "result" if arc.saves("result") else "result0"
     with torch.enable_grad():
         slopes = _variance_slopes(arc, dims) / (2 * arc.saved(name).reshape(kept))
     return [scale(arc, slopes, arc.in_shape), *total(arc, dims)]

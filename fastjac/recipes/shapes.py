@@ -184,3 +184,10 @@ def _edges_to_before(part: Tensor, before: int) -> list[GradientEdge]:
 def identity(arc: Arc) -> Rule:
     """The same tensor."""
     return Rule()
+
+
+def passed(arc: Arc) -> Rule:
+    """Tensors passed through, each to the output of its own number."""
+    if len(arc.varying) > 1 or arc.target[1] != arc.argument:
+        raise Unsupported(arc.node, "several tensors that depend on x in one hook")
+    return Rule()
