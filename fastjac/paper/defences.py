@@ -1,8 +1,9 @@
 """The penalties of the rows, as what `fastjac.harden` takes for ``penalty``.
 
 Each is ``(penalty, options)``: one that `harden` knows by name, or a function ``(model,
-x, y) -> (penalty, logits)``. For all but the squared ones, the value is a norm over the
-batch, like eq. 4.
+x, y) -> (penalty, logits)``. Norms over the batch are divided by the root of its size,
+as the cross-entropy is a mean, so that a lambda means the same at every batch size: the
+lambda of eq. 4 as it is printed is the one here over sqrt(N).
 """
 
 from __future__ import annotations
@@ -18,6 +19,19 @@ PROJECTIONS = 10
 """Random projections for layers with many outputs: as many as there are classes."""
 
 
+def jacobian(
+    model: nn.Module, x: Tensor, y: Tensor, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """sqrt(mean_i ||J(x_i)||_F^2), which is eq. 4 over sqrt(N)."""
+    penalty, logits = fastjac.jacobian_penalty(model, x, return_logits=True, **options)
+    return penalty / len(x) ** 0.5, logits
+
+
+def projection(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, estimated from one random projection."""
+    return jacobian(model, x, y, projections=1)
+
+
 def first_sample(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """||J(x_1)||_F, of the first sample of the batch only.
 
@@ -28,8 +42,8 @@ def first_sample(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor
 
 
 def spectral(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """sqrt(sum_i sigma_1(J(x_i))^2), the largest singular values instead of all."""
-    return fastjac.spectral_norm(model, x).norm(), model(x)
+    """sqrt(mean_i sigma_1(J(x_i))^2), the largest singular values instead of all."""
+    return fastjac.spectral_norm(model, x).square().mean().sqrt(), model(x)
 
 
 def layer_before(model: nn.Sequential, last: int, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +58,7 @@ def layer_before(model: nn.Sequential, last: int, x: Tensor) -> tuple[Tensor, Te
     x = x.detach().requires_grad_()
     features = nn.Sequential(*layers[:at])(x)
     penalty = fastjac.penalty_from_graph(features, x, projections=PROJECTIONS)
-    return penalty, nn.Sequential(*layers[at:])(features)
+    return penalty / len(x) ** 0.5, nn.Sequential(*layers[at:])(features)
 
 
 def layer_1(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,11 +72,11 @@ def layer_2(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
 
 
 PENALTIES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
-    "jacobian": ("jacobian", {}),
+    "jacobian": (jacobian, {}),
     "cross-lipschitz": ("cross-lipschitz", {"reduction": "mean"}),
     "input-gradient": ("input-gradient", {"reduction": "mean"}),
     "first-sample": (first_sample, {}),
-    "projection": ("jacobian", {"projections": 1}),
+    "projection": (projection, {}),
     "spectral": (spectral, {}),
     "layer-1": (layer_1, {}),
     "layer-2": (layer_2, {}),
@@ -70,12 +84,12 @@ PENALTIES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
 """What each name in a row stands for."""
 
 FORMULAS = {
-    "jacobian": "lam * sqrt(sum_i ||J(x_i)||_F^2), eq. 4",
+    "jacobian": "lam * sqrt(mean_i ||J(x_i)||_F^2), eq. 4 over sqrt(N)",
     "cross-lipschitz": "lam * mean_i sum_jk ||J_j(x_i) - J_k(x_i)||^2, eq. 6",
     "input-gradient": "lam * mean_i ||grad CE(x_i)||^2, eq. 5",
     "first-sample": "lam * ||J(x_1)||_F",
-    "projection": "lam * sqrt(sum_i K ||v^T J(x_i)||^2), v a random unit vector",
-    "spectral": "lam * sqrt(sum_i sigma_1(J(x_i))^2)",
+    "projection": "lam * sqrt(mean_i K ||v^T J(x_i)||^2), v a random unit vector",
+    "spectral": "lam * sqrt(mean_i sigma_1(J(x_i))^2)",
     "layer-1": "lam * norm of the Jacobian of the last hidden layer",
     "layer-2": "lam * norm of the Jacobian of the layer before it",
 }

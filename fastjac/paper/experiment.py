@@ -87,7 +87,7 @@ def reproduce(
         RunError: a worker process died.
     """
     _check(dataset, preset, processes)
-    recipe = recipe or _recipe(dataset, preset)
+    recipe = recipe or RECIPES[dataset, preset]
     source = Source(Path(data), dataset, verify)
     images = source.open()
     jobs = plan(recipe, images, range(recipe.seeds if seeds is None else seeds))
@@ -120,10 +120,6 @@ def _check(dataset: str, preset: str, processes: int) -> None:
         raise ValueError(f"preset (={preset!r}) must be one of {', '.join(PRESETS)}")
     if processes < 1:
         raise ValueError(f"processes (={processes}) must be at least 1")
-
-
-def _recipe(dataset: str, preset: str) -> Recipe:
-    return RECIPES[dataset, preset]
 
 
 def _chosen(jobs: Sequence[Job], recipe: Recipe, only: Sequence[str]) -> list[Job]:

@@ -55,7 +55,8 @@ REASONS = (
         "eq. 4, sum or mean",
         "the norm is the square root of a sum over the batch while the cross-entropy is"
         " a mean, so that the effect of lambda grows with the root of the batch size:"
-        " a lambda belongs to a batch size",
+        " a lambda belongs to a batch size. Here the mean stands under the root: the"
+        " lambda of eq. 4 is the one here over sqrt(N)",
     ),
     (
         "eq. 16, its sign",

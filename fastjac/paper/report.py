@@ -183,9 +183,10 @@ def _write(path: Path, content: bytes) -> None:
 
 def _phase(phase: Phase) -> str:
     decay = f", weight decay {phase.weight_decay:g}" if phase.weight_decay else ""
+    dropout = "" if phase.dropout else ", dropout off"
     return (
         f"{phase.steps:,} steps of {phase.batch} images, {phase.optimizer}, learning"
-        f" rate {phase.lr:g} falling to {phase.rate(phase.steps):g}{decay}"
+        f" rate {phase.lr:g} falling to {phase.rate(phase.steps):g}{decay}{dropout}"
     )
 
 
