@@ -198,36 +198,51 @@ import sys
 sys.path.insert(0, {tests!r})
 from test_paper import TINY, reproduce
 if __name__ == "__main__":
-    reproduce({data!r}, {out!r}, processes=2, only=["jacobian", "adversarial"])
+    found = reproduce({data!r}, {out!r}, processes=2, only=["jacobian", "adversarial"])
+    print("stopped:", found.stopped)
 """
 
 
-def test_a_run_goes_on_after_kill_9(tiny_data, tmp_path, finished):
+def cut_off(script, out, sent):
+    """Start the script, send it a signal after one more result; what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    before = len(Store(out / "results.jsonl").results)
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None:
+        if len(Store(out / "results.jsonl").results) > before:
+            process.send_signal(sent)
+            break
+        time.sleep(0.02)
+    told = process.communicate()
+    while True:  # its workers end by themselves, and with them the lock
+        try:
+            with alone(out):
+                return told
+        except fastjac.checkpoint.CheckpointError:
+            time.sleep(0.1)
+
+
+def test_a_run_goes_on_after_ctrl_c_and_after_kill_9(tiny_data, tmp_path, finished):
     out = tmp_path / "run"
     script = tmp_path / "run.py"
     tests = str(Path(__file__).parent)
     script.write_text(SCRIPT.format(tests=tests, data=str(tiny_data), out=str(out)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, str(script)], env=environment)
-    try:
-        while not (out / "results.jsonl").exists() and process.poll() is None:
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    cut_off = Store(out / "results.jsonl").results
-    assert cut_off
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:  # its workers end by themselves, the lock goes
-        try:
-            with alone(out):
-                break
-        except fastjac.checkpoint.CheckpointError:
-            time.sleep(0.1)
+    printed, errors = cut_off(script, out, signal.SIGINT)
+    assert "stopped: True" in printed and "Traceback" not in errors
+    first = Store(out / "results.jsonl").results
+    cut_off(script, out, signal.SIGKILL)
+    second = Store(out / "results.jsonl").results
+    assert 1 <= len(first) < len(second) <= 6
     reproduce(tiny_data, out, processes=2, only=["jacobian", "adversarial"])
     records = Store(out / "results.jsonl").results
     assert len(records) == 6
-    assert all(records[id] == record for id, record in cut_off.items())
+    assert all(records[id] == record for id, record in second.items())
     other = Store(finished[0] / "results.jsonl").results
     for id, record in records.items():
         assert record["result"]["measured"] == other[id]["result"]["measured"]
@@ -312,6 +327,18 @@ def test_a_diverged_row_is_reported_and_the_others_run(tiny_data, tmp_path):
         if line.startswith("| Jacobian regularization |")
     )
     assert "| failed |" in line
+
+
+def test_options_change_the_recipe_and_are_in_the_commands(tiny_data, tmp_path):
+    changes = {"steps": 3, "lam": 0.25, "report_only": True}
+    outcome = reproduce(tiny_data, tmp_path, **changes)
+    assert (outcome.finished, outcome.planned) == (0, 28)
+    text = (tmp_path / "report.md").read_text()
+    assert "--steps 3 --lam 0.25 --out REPORT --only jacobian`" in text
+    assert "Post-processing: 3 steps of 20 images" in text
+    assert "| Jacobian regularization | not run | 98.44 |" in text
+    with pytest.raises(ValueError, match="steps .=0. must be at least 1"):
+        reproduce(tiny_data, tmp_path, steps=0)
 
 
 def test_the_ordering_is_told_as_it_is():

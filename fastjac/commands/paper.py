@@ -47,6 +47,13 @@ def paper(
             metavar="NAMES",
         ),
     ] = "",
+    steps: Annotated[
+        int, typer.Option(min=0, help="Steps of post-processing; 0 for the preset's.")
+    ] = 0,
+    lam: Annotated[
+        float,
+        typer.Option(min=0.0, help="Weight of the Jacobian penalty; 0 as above."),
+    ] = 0.0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
     verify: Annotated[
         bool, typer.Option(help="Insist on the published files, by checksums.")
@@ -67,6 +74,8 @@ def paper(
         preset=preset,
         seeds=seeds or None,
         only=[name.strip() for name in only.split(",") if name.strip()],
+        steps=steps or None,
+        lam=lam or None,
         processes=jobs,
         device=str(device_of(device)),
         verify=verify,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -49,6 +49,8 @@ def reproduce(
     preset: str = "full",
     seeds: int | None = None,
     only: Sequence[str] = (),
+    steps: int | None = None,
+    lam: float | None = None,
     processes: int = 1,
     device: str = "auto",
     verify: bool = True,
@@ -69,6 +71,8 @@ def reproduce(
         preset: "full" or "quick".
         seeds: how many seeds of the main rows; None for the preset's.
         only: keys of rows, names of groups, or "cost", to run these only.
+        steps: steps of post-processing instead of the preset's.
+        lam: weight of the Jacobian penalty instead of the preset's.
         processes: jobs at once.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
         verify: insist on the published files, by their checksums.
@@ -87,7 +91,7 @@ def reproduce(
         RunError: a worker process died.
     """
     _check(dataset, preset, processes)
-    recipe = recipe or RECIPES[dataset, preset]
+    recipe, changes = _changed(recipe or RECIPES[dataset, preset], steps, lam)
     source = Source(Path(data), dataset, verify)
     images = source.open()
     jobs = plan(recipe, images, range(recipe.seeds if seeds is None else seeds))
@@ -105,7 +109,7 @@ def reproduce(
                 run(chosen)
             except Stopped:
                 stopped = True
-        report = Report(dataset, preset, recipe, images, jobs, store.results)
+        report = Report(dataset, preset, recipe, images, jobs, store.results, changes)
         files = report.write(folder)
     unique = {job.id: job for job in jobs}
     done = [job for job in unique.values() if job.id in store.results]
@@ -120,6 +124,24 @@ def _check(dataset: str, preset: str, processes: int) -> None:
         raise ValueError(f"preset (={preset!r}) must be one of {', '.join(PRESETS)}")
     if processes < 1:
         raise ValueError(f"processes (={processes}) must be at least 1")
+
+
+def _changed(
+    recipe: Recipe, steps: int | None, lam: float | None
+) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe with other values, and the options that say so."""
+    words: list[str] = []
+    if steps is not None:
+        if steps < 1:
+            raise ValueError(f"steps (={steps}) must be at least 1")
+        recipe = replace(recipe, harden=replace(recipe.harden, steps=steps))
+        words += ["--steps", str(steps)]
+    if lam is not None:
+        if not lam > 0:
+            raise ValueError(f"lam (={lam}) must be positive")
+        recipe = replace(recipe, lams={**recipe.lams, "jacobian": lam})
+        words += ["--lam", f"{lam:g}"]
+    return recipe, tuple(words)
 
 
 def _chosen(jobs: Sequence[Job], recipe: Recipe, only: Sequence[str]) -> list[Job]:

@@ -28,7 +28,6 @@ class Phase:
         weight_decay: weight c of c/2 ||W||^2 in the loss, over the weights W of all
             layers but the last, as in the paper's released code.
         final: the last learning rate as a share of the first; 1 for a constant one.
-        dropout: whether the network's dropout is on.
     """
 
     steps: int
@@ -37,7 +36,6 @@ class Phase:
     optimizer: str = "adam"
     weight_decay: float = 0.0
     final: float = 1.0
-    dropout: bool = True
 
     def optimizer_of(self, model: nn.Module) -> Callable[..., Optimizer]:
         """A function that makes the phase's optimizer over the model's parameters."""

@@ -38,6 +38,7 @@ class Report:
         images: the data.
         plan: all jobs of the recipe.
         results: what is finished, by job id.
+        changes: options of the command line that change the recipe.
     """
 
     dataset: str
@@ -46,6 +47,7 @@ class Report:
     images: ImageData
     plan: Sequence[Job]
     results: Results
+    changes: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> list[Path]:
         """Write report.md, report.html and figures; return the paths.
@@ -71,7 +73,7 @@ class Report:
         """The command line that gives a row, or everything."""
         words = ["fastjac", "paper", "--data", "DIR", "--dataset", self.dataset]
         words += ["--preset", self.preset, "--seeds", str(self._seeds())]
-        words += ["--out", "REPORT"]
+        words += [*self.changes, "--out", "REPORT"]
         if row is not None:
             words += ["--only", row.key]
         return shlex.join(words)
@@ -183,10 +185,9 @@ def _write(path: Path, content: bytes) -> None:
 
 def _phase(phase: Phase) -> str:
     decay = f", weight decay {phase.weight_decay:g}" if phase.weight_decay else ""
-    dropout = "" if phase.dropout else ", dropout off"
     return (
         f"{phase.steps:,} steps of {phase.batch} images, {phase.optimizer}, learning"
-        f" rate {phase.lr:g} falling to {phase.rate(phase.steps):g}{decay}{dropout}"
+        f" rate {phase.lr:g} falling to {phase.rate(phase.steps):g}{decay}"
     )
 
 

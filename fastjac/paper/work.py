@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import fastjac
@@ -102,9 +101,6 @@ class Work:
         row = job.row
         name = row.penalty if row is not None else None
         penalty, options = PENALTIES[name] if name else (None, {})
-        for module in network.modules():
-            if isinstance(module, nn.Dropout) and not phase.dropout:
-                module.p = 0.0
         data = self.images.train
         sampler = RandomSampler(data, num_samples=phase.steps * phase.batch)
         loader = DataLoader(data, batch_size=phase.batch, sampler=sampler)
