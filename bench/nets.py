@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastjac import models
@@ -36,8 +35,11 @@ class Net:
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch norm and a shortcut (He et al., 2016)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, activation: nn.Module
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.first_norm = nn.BatchNorm2d(outputs)
         self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
@@ -50,22 +52,26 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.first_norm(self.first(x)), inplace=True)
+        out = self.activation(self.first_norm(self.first(x)))
         out = self.second_norm(self.second(out))
-        return F.relu(out + self.shortcut(x), inplace=True)
+        return self.activation(out + self.shortcut(x))
 
 
-def resnet18(classes: int, width: int = 32) -> nn.Module:
+def resnet18(
+    classes: int, width: int = 32, activation: nn.Module | None = None
+) -> nn.Module:
     """ResNet-18 with the CIFAR stem: a 3x3 convolution, and no pool behind it."""
+    activation = activation or nn.ReLU(inplace=True)
     layers: list[nn.Module] = [
         nn.Conv2d(3, width, 3, 1, 1, bias=False),
         nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
+        activation,
     ]
     channels = width
     for stage in range(4):
         out = width << stage
-        layers += [BasicBlock(channels, out, 1 + (stage > 0)), BasicBlock(out, out, 1)]
+        layers.append(BasicBlock(channels, out, 1 + (stage > 0), activation))
+        layers.append(BasicBlock(out, out, 1, activation))
         channels = out
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]
     return nn.Sequential(*layers)
@@ -96,4 +102,7 @@ NETS: dict[str, Net] = {
     "mlp": Net(paper_net("mlp"), (1, 28, 28), (64,)),
     "vgg11": Net(vgg11, (3, 32, 32), (32,)),
     "resnet18": Net(resnet18, (3, 32, 32), (32,)),
+    "resnet18-gelu": Net(
+        lambda classes: resnet18(classes, activation=nn.GELU()), (3, 32, 32), (32,)
+    ),
 }
