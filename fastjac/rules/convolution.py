@@ -26,27 +26,37 @@ class Geometry:
 class Convolution(Rule):
     """``v = u * W`` for ``u`` of shape (N, C_in, ...) by torch's dense convolution.
 
-    The rows are folded into the batch, (R * N, C, ...), for every product.
+    The rows are folded into the batch, (R * N, C, ...), for every product. oneDNN takes
+    images fastest with their channels last, so that is how it gets and returns them.
     """
+
+    moves = False
 
     def __init__(
         self, weight: Tensor, geometry: Geometry, in_shape: torch.Size
     ) -> None:
         self.weights = (weight,)
-        self.weight = weight.detach()
         self.geometry = geometry
         self.in_shape = in_shape
+        self.format = _memory_format(weight, geometry)
+        self.weight = weight.detach().contiguous(memory_format=self.format)
 
     def pull(self, rows: Tensor) -> Tensor:
-        folded = rows.flatten(0, 1)
-        like = rows.new_empty(1).expand(folded.shape[0], *self.in_shape[1:])
+        folded = self._folded(rows)
+        # Its shape and layout are looked at, its memory is never touched.
+        like = torch.empty(
+            (folded.shape[0], *self.in_shape[1:]),
+            dtype=rows.dtype,
+            device=rows.device,
+            memory_format=self.format,
+        )
         pulled = self._backward(folded, like, needs=(True, False, False))[0]
         return pulled.unflatten(0, rows.shape[:2])
 
     def push(self, tangents: Tensor) -> Tensor:
         g = self.geometry
         pushed = torch.ops.aten.convolution(
-            tangents.flatten(0, 1),
+            self._folded(tangents),
             self.weight,
             None,
             g.stride,
@@ -62,7 +72,7 @@ class Convolution(Rule):
         (total,) = sums
         if total is None:
             return
-        folded = rows.flatten(0, 1), tangents.flatten(0, 1)
+        folded = self._folded(rows), self._folded(tangents)
         total.add(self._backward(*folded, needs=(False, True, False))[1])
 
     def scaled(self, factor: Tensor) -> Convolution:
@@ -91,6 +101,9 @@ class Convolution(Rule):
     def describe(self) -> str:
         return "dense, torch convolution"
 
+    def _folded(self, rows: Tensor) -> Tensor:
+        return rows.flatten(0, 1).contiguous(memory_format=self.format)
+
     def _backward(
         self, rows: Tensor, tangents: Tensor, needs: tuple[bool, bool, bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,3 +121,16 @@ class Convolution(Rule):
             g.groups,
             needs,
         )
+
+
+def _memory_format(weight: Tensor, geometry: Geometry) -> torch.memory_format:
+    """Return how images are laid out for a convolution."""
+    if (
+        weight.dim() == 4
+        and weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.bfloat16)
+        and not geometry.transposed
+        and torch.backends.mkldnn.is_available()
+    ):
+        return torch.channels_last
+    return torch.contiguous_format
