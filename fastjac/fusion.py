@@ -72,9 +72,7 @@ def _is_channel_scale(
     rule: Rule, layer: Convolution | Linear
 ) -> TypeGuard[Scale | Gate]:
     """Whether a rule multiplies every output channel of a layer by one number."""
-    if isinstance(rule, Scale):
-        factor = rule.factor
-    elif isinstance(rule, Gate) and not rule.step:
+    if isinstance(rule, Scale) or (isinstance(rule, Gate) and not rule.step):
         factor = rule.values
     else:
         return False

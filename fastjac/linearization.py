@@ -132,9 +132,11 @@ def gates_at_terms(edges: list[Edge], keep: set[Hashable]) -> list[Edge]:
     """
     for edge in list(edges):
         value, gates = edge.source, leading_gates(edge.rules)
+        if value in keep or not gates:
+            continue
         terms = [term for term in edges if term.target == value]
         readers = [reader for reader in edges if reader.source == value]
-        if value in keep or not gates or len(terms) < 2 or len(readers) > 1:
+        if len(terms) < 2 or len(readers) > 1:
             continue
         if not any(gates_at_end(term.rules, gates) for term in terms):
             continue

@@ -9,7 +9,6 @@ by the chunk and not by N or K.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 
@@ -20,9 +19,10 @@ from fastjac import workspace
 from fastjac.budget import shrunk
 from fastjac.checks import check_seeds
 from fastjac.chunks import Chunk, chunks
+from fastjac.joins import Joins
 from fastjac.linearization import Edge, Linearization
 from fastjac.retry import in_chunks
-from fastjac.rules.base import Rule, Samples, Sum
+from fastjac.rules.base import Rule, Samples, Sum, repeats
 
 #: The rows at the output of each rule whose weights get a gradient.
 Kept = dict[tuple[int, int], Tensor]
@@ -185,21 +185,27 @@ class Sweep:
     ) -> tuple[Tensor, Kept]:
         """Pull a chunk's rows down; keep those that weight gradients will need."""
         lin = self.linearization
-        left = Counter(edge.target for edge in edges)
-        pending: dict[Hashable, Tensor] = {lin.target: self._chunk_seeds(chunk)}
+        joins = Joins(edge.target for edge in edges)
+        joins.add(lin.target, self._chunk_seeds(chunk), own=False)
         kept: Kept = {}
         for e, edge in enumerate(edges):
-            rows = pending[edge.target]
-            left[edge.target] -= 1
-            if left[edge.target] == 0:
-                del pending[edge.target]
+            rows, own = joins.take(edge.target)
+            if rows is None:
+                continue
             for r in reversed(range(len(edge.rules))):
                 rule = edge.rules[r]
                 if _wants(rule, wanted):
                     kept[e, r] = rows
-                rows = rule.pull(rows)
-            _accumulate(pending, edge.source, rows)
-        return pending[lin.source], kept
+                    own = False
+                total = joins.open(edge.source) if r == 0 else None
+                if total is not None:
+                    rule.pull_into(rows, total)
+                    break
+                rows = rule.overwrite(rows) if own else rule.pull(rows)
+                own = own or not rule.moves
+            else:
+                joins.add(edge.source, rows, own)
+        return joins.get(lin.source), kept
 
     def _push(
         self,
@@ -215,35 +221,37 @@ class Sweep:
         samples = Samples(chunk.start, chunk.stop, lin.samples)
         whole = (chunk.start, chunk.stop) == (0, lin.samples)
         needed = _needed(edges, kept, lin.target, to_top)
-        pending: dict[Hashable, Tensor] = {lin.source: tangents}
-        left = Counter(edge.source for edge in edges)
+        joins = Joins(edge.source for edge in edges)
+        joins.add(lin.source, tangents, own=False)
         for e in reversed(range(len(edges))):
             edge = edges[e]
-            left[edge.source] -= 1
-            current = pending.get(edge.source)
-            if left[edge.source] == 0 and edge.source != lin.target:
-                pending.pop(edge.source, None)
+            current, own = joins.take(edge.source)
             if current is None:
                 continue
-            leaves = needed[e] > len(edge.rules)
+            last = len(edge.rules) - 1
             for r, rule in enumerate(edge.rules[: needed[e]]):
                 if (e, r) in kept:
                     sums = gradients.of(rule, None if whole else samples)
                     rule.weight_gradients(kept.pop((e, r)), current, sums)
-                if leaves or r + 1 < needed[e]:
-                    current = rule.push(current)
-            if leaves:
-                _accumulate(pending, edge.target, current)
-        return pending.get(lin.target)
+                if needed[e] <= r + 1:
+                    break
+                total = joins.open(edge.target) if r == last else None
+                if total is not None:
+                    rule.push_into(current, total)
+                    break
+                current = (
+                    rule.overwrite(current, up=True) if own else rule.push(current)
+                )
+                own = own or not rule.moves
+            else:
+                if needed[e] > len(edge.rules):
+                    joins.add(edge.target, current, own)
+        return joins.get(lin.target) if to_top else None
 
     def _holds_seeds(self, rows: Tensor) -> bool:
         """Whether rows are a view of the seeds, or one element stands for several."""
         storage = rows.untyped_storage().data_ptr()
-        repeats = any(
-            stride == 0 and size > 1
-            for stride, size in zip(rows.stride(), rows.shape, strict=True)
-        )
-        return repeats or storage == self.seeds.untyped_storage().data_ptr()
+        return repeats(rows) or storage == self.seeds.untyped_storage().data_ptr()
 
     def _chunk_seeds(self, chunk: Chunk) -> Tensor:
         """Return the seeds of a chunk as rows at the logits, (r, n, K)."""
@@ -289,10 +297,6 @@ def _needed(edges: list[Edge], kept: Kept, target: Hashable, to_top: bool) -> li
             wanting.add(edge.source)
         needed.append(count)
     return needed
-
-
-def _accumulate(pending: dict[Hashable, Tensor], value: Hashable, term: Tensor) -> None:
-    pending[value] = pending[value] + term if value in pending else term
 
 
 def _squared_norms(rows: Tensor, dtype: torch.dtype) -> Tensor:

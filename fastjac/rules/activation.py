@@ -6,10 +6,46 @@ import torch
 from torch import Tensor
 
 from fastjac import workspace
-from fastjac.rules.base import Rule, Samples, Sums, is_per_sample
+from fastjac.rules.base import Rule, Samples, Sums, is_per_sample, repeats
+
+#: Elements of one row from which a row at a time is read faster than all of them.
+LONG_ROW = 4096
 
 
-class Gate(Rule):
+class Elementwise(Rule):
+    """``v = f o u``: all rows are multiplied by one factor, down as up."""
+
+    moves = False
+
+    def factor(self, dtype: torch.dtype) -> Tensor:
+        """Return ``f``, which broadcasts against ``u``, for rows of ``dtype``."""
+        raise NotImplementedError
+
+    def pull(self, rows: Tensor) -> Tensor:
+        factor = self._laid_out(rows)
+        if torch.result_type(rows, factor) != rows.dtype:
+            return rows * factor
+        return torch.mul(rows, factor, out=workspace.empty_as(rows))
+
+    def push(self, tangents: Tensor) -> Tensor:
+        return self.pull(tangents)
+
+    def overwrite(self, rows: Tensor, up: bool = False) -> Tensor:
+        return self.pull(rows) if repeats(rows) else rows.mul_(self._laid_out(rows))
+
+    def _laid_out(self, rows: Tensor) -> Tensor:
+        """Return the factor as the rows are laid out.
+
+        Where the rows have their channels last, the factor gets them last too, a small
+        copy that all rows share, so that both are read along the same dimension.
+        """
+        factor = self.factor(rows.dtype)
+        if rows.dim() > 3 and rows.stride(2) == 1 and factor.dim() == rows.dim() - 1:
+            return factor.movedim(1, -1).contiguous().movedim(-1, 1)
+        return factor
+
+
+class Gate(Elementwise):
     """``v = g o u``: a factor shared by all rows, constant almost everywhere.
 
     ``g`` broadcasts against ``u``. A *step* gate is kept as the tensor that autograd
@@ -24,7 +60,6 @@ class Gate(Rule):
         self.expected = 0.5 if step else 1.0
 
     def factor(self, dtype: torch.dtype) -> Tensor:
-        """Return ``g`` as numbers of ``dtype``."""
         if self.step:
             return (self.values > 0).to(dtype)
         return self.values.to(dtype)
@@ -34,12 +69,6 @@ class Gate(Rule):
         is_open = self.values > 0 if self.step else self.values != 0
         return float(is_open.count_nonzero()) / max(1, is_open.numel())
 
-    def pull(self, rows: Tensor) -> Tensor:
-        return times(rows, self.factor(rows.dtype))
-
-    def push(self, tangents: Tensor) -> Tensor:
-        return self.pull(tangents)
-
     def narrow(self, samples: Samples) -> Gate:
         values = samples.of_broadcast(self.values, len(self.shape))
         return Gate(values, self.shape, self.step)
@@ -48,7 +77,7 @@ class Gate(Rule):
         return "gate"
 
 
-class Scale(Rule):
+class Scale(Elementwise):
     """``v = s o u`` where the factor ``s`` may carry gradient to what it was made of.
 
     ``s`` broadcasts against ``u``. With ``s = sigma'(u)`` of a smooth activation this
@@ -57,24 +86,21 @@ class Scale(Rule):
 
     def __init__(self, factor: Tensor, shape: torch.Size) -> None:
         self.weights = (factor,)
-        self.factor = factor.detach()
+        self.values = factor.detach()
         self.shape = shape
         self.per_sample_weights = is_per_sample(factor, len(shape))
 
-    def pull(self, rows: Tensor) -> Tensor:
-        return times(rows, self.factor)
-
-    def push(self, tangents: Tensor) -> Tensor:
-        return self.pull(tangents)
+    def factor(self, dtype: torch.dtype) -> Tensor:
+        return self.values
 
     def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
         (total,) = sums
         if total is not None:
-            product = (rows * tangents).sum(0)
-            total.add(product.sum_to_size(self.factor.shape).to(self.factor.dtype))
+            product = inner(rows, tangents).sum_to_size(self.values.shape)
+            total.add(product.to(self.values.dtype))
 
     def narrow(self, samples: Samples) -> Scale:
-        narrowed = Scale(samples.of_broadcast(self.factor, len(self.shape)), self.shape)
+        narrowed = Scale(samples.of_broadcast(self.values, len(self.shape)), self.shape)
         narrowed.weights = self.weights
         narrowed.per_sample_weights = self.per_sample_weights
         return narrowed
@@ -83,15 +109,11 @@ class Scale(Rule):
         return "scale"
 
 
-def times(rows: Tensor, factor: Tensor) -> Tensor:
-    """Return ``rows * factor`` in memory of the chunk, laid out as the rows are.
-
-    Where the rows have their channels last, the factor gets them last too, a small copy
-    that all rows share, so that both are read along the same dimension.
-    """
-    channels_last = rows.dim() > 3 and rows.stride(2) == 1
-    if channels_last and factor.dim() == rows.dim() - 1:
-        factor = factor.movedim(1, -1).contiguous().movedim(-1, 1)
-    if torch.result_type(rows, factor) != rows.dtype:
-        return rows * factor
-    return torch.mul(rows, factor, out=workspace.empty_as(rows))
+def inner(rows: Tensor, tangents: Tensor) -> Tensor:
+    """Return ``sum_r rows[r] o tangents[r]``; nothing as large as the rows is made."""
+    if rows[0].numel() < LONG_ROW:
+        return (rows * tangents).sum(0)
+    total = rows[0] * tangents[0]
+    for row, tangent in zip(rows[1:], tangents[1:], strict=True):
+        total.addcmul_(row, tangent)
+    return total

@@ -40,6 +40,9 @@ class Rule:
     #: Whether ``A`` keeps samples apart along dimension 0, so that it can be narrowed.
     samplewise: bool = True
 
+    #: Whether results may share memory with the argument.
+    moves: bool = True
+
     def pull(self, rows: Tensor) -> Tensor:
         """Return ``A^T rows``."""
         return rows
@@ -47,6 +50,18 @@ class Rule:
     def push(self, tangents: Tensor) -> Tensor:
         """Return ``A tangents``."""
         return tangents
+
+    def overwrite(self, rows: Tensor, up: bool = False) -> Tensor:
+        """Return `pull`, or `push` if ``up``, of rows that nobody needs afterwards."""
+        return self.push(rows) if up else self.pull(rows)
+
+    def pull_into(self, rows: Tensor, total: Tensor) -> None:
+        """Add ``A^T rows`` to ``total``."""
+        total.add_(self.pull(rows))
+
+    def push_into(self, tangents: Tensor, total: Tensor) -> None:
+        """Add ``A tangents`` to ``total``."""
+        total.add_(self.push(tangents))
 
     def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
         """Add the gradient of ``<rows, A tangents>`` for each of ``weights``.
@@ -74,6 +89,14 @@ class Rule:
     def describe(self) -> str:
         """Say in a few words how this rule runs, for `explain`."""
         return "torch"
+
+
+def repeats(tensor: Tensor) -> bool:
+    """Whether one element of memory stands for several of the tensor."""
+    return any(
+        stride == 0 and size > 1
+        for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
 
 
 class Samples:
@@ -154,7 +177,7 @@ class Transposed(Rule):
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.samplewise = rule.samplewise
+        self.samplewise, self.moves = rule.samplewise, rule.moves
 
     @property
     def name(self) -> str:

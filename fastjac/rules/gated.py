@@ -27,6 +27,8 @@ class GatedLayer(Rule):
     ``made_of`` names the rules that this one stands for.
     """
 
+    moves = False
+
     def __init__(self, layer: Rule, packed: Packed, live: Live, made_of: str) -> None:
         self.layer = layer
         self.weights, self.elements = layer.weights, layer.elements

@@ -22,6 +22,8 @@ class GatedHead(Rule):
     (csrc/cpu/gated_head.h): nothing has to be pushed through W.
     """
 
+    moves = False
+
     def __init__(self, hidden: GatedLayer, gate: Gate, logits: Linear) -> None:
         self.hidden, self.gate, self.logits = hidden, gate, logits
         self.weights = (*hidden.weights, *logits.weights)

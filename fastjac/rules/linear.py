@@ -13,6 +13,8 @@ from fastjac.rules.base import Rule, Samples, Sums
 class Linear(Rule):
     """``v = scale * u W^T`` for ``u`` of shape (M, in) and ``W`` of shape (out, in)."""
 
+    moves = False
+
     def __init__(self, weight: Tensor, scale: float = 1.0) -> None:
         self.weights = (weight,)
         self.weight = weight.detach()
@@ -64,6 +66,8 @@ class MatrixProduct(Rule):
 
     ``u`` is (M, in) or batched (b, ..., M, in); ``B`` has as many dimensions as ``u``.
     """
+
+    moves = False
 
     def __init__(self, matrix: Tensor, side: str, scale: float = 1.0) -> None:
         self.weights = (matrix,)

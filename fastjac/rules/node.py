@@ -20,6 +20,7 @@ class Node(Rule):
     too rare for a rule of their own.
     """
 
+    moves = False
     samplewise = False
 
     def __init__(self, node: Any, output: int, argument: int, likes: list[Any]) -> None:

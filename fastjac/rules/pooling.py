@@ -19,6 +19,8 @@ class Route(Rule):
     overlap, so several outputs may have one input.
     """
 
+    moves = False
+
     def __init__(self, index: Tensor, in_shape: torch.Size, spatial: int) -> None:
         self.index = index
         self.in_shape = in_shape
@@ -49,6 +51,8 @@ class Route(Rule):
 class Choose(Rule):
     """``u`` gathered along ``dim`` at ``index``, keeping the dimension: max(dim)."""
 
+    moves = False
+
     def __init__(self, index: Tensor, dim: int, size: int) -> None:
         self.index, self.dim, self.size = index, dim, size
         self.samplewise = dim != 0
@@ -76,6 +80,8 @@ class Folded(Rule):
     The rows are folded into the batch. ``backward`` takes folded rows and an empty
     tensor of the folded input's shape.
     """
+
+    moves = False
 
     def __init__(
         self,

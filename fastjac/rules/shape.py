@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastjac.rules.base import Rule
+from fastjac.rules.base import Rule, repeats
 
 
 class Placement(Protocol):
@@ -92,10 +92,30 @@ class Pad(Rule):
         self.samplewise = not any(self.amounts[2 * (rank - 1) :])
 
     def pull(self, rows: Tensor) -> Tensor:
-        return F.pad(rows, [-amount for amount in self.amounts])
+        if self._crops():
+            return F.pad(rows, [-amount for amount in self.amounts])
+        return self._part(rows)
 
     def push(self, tangents: Tensor) -> Tensor:
         return F.pad(tangents, self.amounts)
+
+    def push_into(self, tangents: Tensor, total: Tensor) -> None:
+        if self._crops():
+            super().push_into(tangents, total)
+        else:
+            self._part(total).add_(tangents)
+
+    def _crops(self) -> bool:
+        return any(amount < 0 for amount in self.amounts)
+
+    def _part(self, padded: Tensor) -> Tensor:
+        """Return the part of a padded tensor that is not padding, as a view."""
+        pairs = zip(self.amounts[::2], self.amounts[1::2], strict=True)
+        for d, (before, behind) in enumerate(pairs):
+            dim = padded.dim() - 1 - d
+            size = padded.shape[dim] - before - behind
+            padded = padded.narrow(dim, before, size)
+        return padded
 
 
 class Slice(Rule):
@@ -118,6 +138,9 @@ class Slice(Rule):
 
     def push(self, tangents: Tensor) -> Tensor:
         return tangents if self._everything() else self._part(tangents)
+
+    def pull_into(self, rows: Tensor, total: Tensor) -> None:
+        self._part(total).add_(rows)
 
     def _everything(self) -> bool:
         return (self.start, self.stop, self.step) == (0, self.size, 1)
@@ -143,6 +166,8 @@ class Cast(Rule):
 class Factor(Rule):
     """``v = factor * u`` for a number: negation, alpha of add, a mean's 1/n."""
 
+    moves = False
+
     def __init__(self, factor: float) -> None:
         self.factor = factor
 
@@ -151,3 +176,6 @@ class Factor(Rule):
 
     def push(self, tangents: Tensor) -> Tensor:
         return self.pull(tangents)
+
+    def overwrite(self, rows: Tensor, up: bool = False) -> Tensor:
+        return self.pull(rows) if repeats(rows) else rows.mul_(self.factor)

@@ -13,6 +13,8 @@ from fastjac.rules.base import Rule, Samples, Sums
 class Softmax(Rule):
     """``v = softmax u`` along ``dim``: ``A t = p o (t - <p, t>)``, ``A^T = A``."""
 
+    moves = False
+
     def __init__(self, result: Tensor, dim: int) -> None:
         self.weights = (result,)
         self.result, self.dim = result.detach(), dim
@@ -46,6 +48,8 @@ class Softmax(Rule):
 
 class LogSoftmax(Rule):
     """``v = log softmax u`` along ``dim``: ``A t = t - <p, t>`` with p the softmax."""
+
+    moves = False
 
     def __init__(self, softmax: Tensor, dim: int) -> None:
         self.weights = (softmax,)

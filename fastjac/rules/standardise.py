@@ -25,6 +25,8 @@ class Standardise(Rule):
     ``centred=False`` is ``v = u / rms u``: the mean of t stays.
     """
 
+    moves = False
+
     def __init__(self, result: Tensor, inverse: Tensor, centred: bool = True) -> None:
         self.weights = (result, inverse)
         self.result, self.inverse = result.detach(), inverse.detach()
