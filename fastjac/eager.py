@@ -31,7 +31,7 @@ def eager(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         if torch._C._are_functorch_transforms_active():
-            raise _transformed(function.__name__)
+            raise _transformed(function.__qualname__.removesuffix(".forward"))
         if not torch.is_inference_mode_enabled():
             return function(*args, **kwargs)
         with torch.inference_mode(False), torch.no_grad():

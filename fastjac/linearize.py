@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastjac.eager import eager
 from fastjac.graph import (
     Arc,
     Unsupported,
@@ -38,6 +39,7 @@ from fastjac.rules.shape import Cast, Expand, Factor, Permute
 aten = torch.ops.aten
 
 
+@eager
 def linearize(logits: Tensor, x: Tensor) -> Linearization:
     """Return the linear maps between an input and its logits.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastjac import seeds
+from fastjac.eager import eager
 from fastjac.squares import Squares
 
 
@@ -36,6 +37,7 @@ class JacobianReg(torch.nn.Module):
             raise ValueError(f"`n` must be -1 or a positive integer; got {n!r}")
         self.n = n
 
+    @eager
     def forward(self, x: Tensor, logits: Tensor) -> Tensor:
         """Return the penalty, a scalar, for ``logits`` computed from ``x``."""
         if self.n == -1:
