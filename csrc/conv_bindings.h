@@ -21,8 +21,11 @@ inline void bind_live_list(pybind11::module_& m) {
         [](DType dtype, const ConvGeometry& g, std::int64_t samples, Address route,
            Address gate, bool step, Address pooled_gate, bool pooled_step,
            Address starts, Address channels, Address sources, Address factors,
-           Address positions, Address offsets) {
+           Address positions, Address offsets, std::int64_t window_y,
+           std::int64_t window_x, double scale) {
             check_size("samples", samples);
+            check_positive("window_y", window_y);
+            check_positive("window_x", window_x);
             const std::int64_t entries = samples * g.outputs();
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
@@ -39,6 +42,9 @@ inline void bind_live_list(pybind11::module_& m) {
                 p.positions = optional_pointer<std::int32_t>("positions", positions);
                 p.offsets = pointer<std::int32_t>("offsets", offsets, entries);
                 p.width = g.out_width;
+                p.window_y = window_y;
+                p.window_x = window_x;
+                p.scale = static_cast<T>(scale);
                 p.column_step = g.stride_x * g.out_channels;
                 p.samples = samples;
                 p.channel_count = g.out_channels;
@@ -51,7 +57,8 @@ inline void bind_live_list(pybind11::module_& m) {
         py::arg("gate"), py::arg("step"), py::arg("pooled_gate"),
         py::arg("pooled_step"), py::arg("starts"), py::arg("channels"),
         py::arg("sources"), py::arg("factors"), py::arg("positions"),
-        py::arg("offsets"));
+        py::arg("offsets"), py::arg("window_y") = 1, py::arg("window_x") = 1,
+        py::arg("scale") = 1.0);
     m.def(
         "live_rows",
         [](DType dtype, const ConvGeometry& g, bool gather, std::int64_t samples,

@@ -17,7 +17,7 @@ from fastjac.rules.head import GatedHead
 from fastjac.rules.layout import Packed
 from fastjac.rules.linear import Linear
 from fastjac.rules.live import Live
-from fastjac.rules.pooling import Route
+from fastjac.rules.pooling import Average, Route
 from fastjac.thresholds import most_live
 
 
@@ -92,13 +92,13 @@ def _next(rules: list[Rule], start: int, at_logits: bool) -> tuple[Rule, int]:
     if not isinstance(layer, Convolution | Linear) or not gateable(layer):
         return layer, start + 1
     gate, stop = _gates(rules, start + 1)
-    route = rules[stop] if stop < len(rules) else None
+    pool = _pool(layer, rules[stop]) if stop < len(rules) else None
     behind = None
-    if isinstance(route, Route) and _pools_pixels(layer, route):
+    if isinstance(pool, Route):
         behind, stop = _gates(rules, stop + 1)
-    else:
-        route = None
-    gated = _gated(layer, gate, route, behind)
+    elif pool is not None:
+        stop += 1
+    gated = _gated(layer, gate, pool, behind)
     if gated is None:
         return layer, start + 1
     last = rules[-1]
@@ -114,13 +114,21 @@ def _next(rules: list[Rule], start: int, at_logits: bool) -> tuple[Rule, int]:
     return gated, stop
 
 
-def _pools_pixels(layer: Convolution | Linear, route: Route) -> bool:
-    """Whether a pool's planes are the pixels of a convolution's channels.
+def _pool(layer: Convolution | Linear, rule: Rule) -> Route | Average | None:
+    """Return a rule if it is a pool over the pixels of a convolution's channels.
 
     torch pools a (C, H, W) tensor too, so that a pool of more dimensions than the
-    convolution has takes the channels for pixels.
+    convolution has takes the channels for pixels. An average must have whole windows;
+    the kernels of a GPU have none.
     """
-    return isinstance(layer, Convolution) and route.spatial == layer.weight.dim() - 2
+    if not isinstance(layer, Convolution):
+        return None
+    spatial = layer.weight.dim() - 2
+    if isinstance(rule, Route):
+        return rule if rule.spatial == spatial else None
+    if isinstance(rule, Average) and not native.on_gpu(layer.weight):
+        return rule if len(rule.window) == spatial else None
+    return None
 
 
 def _gates(rules: list[Rule], start: int) -> tuple[Gate | None, int]:
@@ -149,47 +157,54 @@ def _precision(dtype: torch.dtype) -> int:
 def _gated(
     layer: Convolution | Linear,
     gate: Gate | None,
-    route: Route | None,
+    pool: Route | Average | None,
     behind: Gate | None,
 ) -> GatedLayer | None:
     """Join a layer with what stands behind it; None if too much of it is live."""
-    if gate is None and route is None:
+    if gate is not None:
+        planes = gate.shape
+    elif pool is not None:
+        planes = pool.in_shape
+    else:
         return None
-    planes = gate.shape if gate is not None else route.in_shape  # type: ignore[union-attr]
     out_shape = planes
-    if route is not None:
-        out_shape = torch.Size((planes[0], *route.index.shape[1:]))
+    if isinstance(pool, Route):
+        out_shape = torch.Size((planes[0], *pool.index.shape[1:]))
+    elif pool is not None:
+        sizes = zip(planes[2:], pool.window, strict=True)
+        out_shape = torch.Size((*planes[:2], *(size // w for size, w in sizes)))
     most = most_live(layer)
-    share = 1.0 if most == 0 else _share(gate, route, behind, planes, out_shape)
+    share = 1.0 if most == 0 else _share(gate, pool, behind, planes, out_shape)
     if share > most:
         return None
-    packed = Packed(layer, planes, out_shape[2:].numel())
+    entries = planes if isinstance(pool, Average) else out_shape
+    packed = Packed(layer, planes, entries[2:].numel())
     live = Live.listed(
         packed.geometry,
         planes,
         out_shape,
         gate,
-        route,
+        pool,
         behind,
         layer.weight,
         positions=packed.channels_leave_lanes or packed.on_gpu,
     )
-    name = type(layer).__name__ + made_of(gate, route, behind)
+    name = type(layer).__name__ + made_of(gate, pool, behind)
     return GatedLayer(layer, packed, live, name)
 
 
 def _share(
     gate: Gate | None,
-    route: Route | None,
+    pool: Route | Average | None,
     behind: Gate | None,
     planes: torch.Size,
     out_shape: torch.Size,
 ) -> float:
     """Return the share of a layer's outputs that are live, at most.
 
-    Behind a pool the gate before it is left out: mostly winners are alive.
+    Behind a max pool the gate before it is left out: mostly winners are alive.
     """
-    if route is None:
+    if not isinstance(pool, Route):
         return 1.0 if gate is None else _open_share(gate)
     pooled = out_shape.numel() / planes.numel()
     return pooled * (1.0 if behind is None else _open_share(behind))

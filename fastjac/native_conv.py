@@ -68,6 +68,8 @@ def live_list(
     step: bool,
     pooled_gate: Tensor | None,
     pooled_step: bool,
+    window: tuple[int, int] = (1, 1),
+    scale: float = 1.0,
 ) -> None:
     """Fill the list of a convolution's live outputs from its gates and routes.
 
@@ -77,6 +79,8 @@ def live_list(
         step: whether ``gate`` opens where it is positive; else it is a factor.
         pooled_gate: the same behind the pool.
         pooled_step: the same for ``pooled_gate``.
+        window: of the average pool behind the layer, if there is one.
+        scale: the weight of an element in that average.
     """
     if native.on_gpu(live.factors):
         gates = {"gate": _address(gate), "pooled_gate": _address(pooled_gate)}
@@ -90,6 +94,9 @@ def live_list(
         step=step,
         pooled_gate=_address(pooled_gate),
         pooled_step=pooled_step,
+        window_y=window[0],
+        window_x=window[1],
+        scale=scale,
         starts=live.starts.data_ptr(),
         channels=live.channels.data_ptr(),
         sources=live.sources.data_ptr(),
@@ -101,7 +108,9 @@ def live_list(
 
 
 def live_rows(live: Live, rows: Tensor, compact: Tensor, *, gather: bool) -> None:
-    """Copy between rows (R, n, C, Q) of any strides and live entries, times the gates.
+    """Move between rows (R, n, C, Q) of any strides and live entries, times the gates.
+
+    Gathering copies; scattering adds, as several entries of an average have one source.
 
     Raises:
         ValueError: the dtypes or devices differ.

@@ -65,9 +65,11 @@ SampleList<T> sample_of(const LiveList<T>& p, std::int64_t n) {
             p.offsets + outputs};
 }
 
-// Without a pool: q is the pixel.
+// Without a pool, or before an average: an entry for every pixel.
 template <typename T>
 void list_pixels(const LiveList<T>& p, const SampleList<T>& s, unsigned char* open) {
+    const std::int64_t windows_y = p.pixels / p.width / p.window_y;
+    const std::int64_t windows_x = p.width / p.window_x;
     std::int32_t entry = 0;
     for (std::int64_t first = 0; first < p.pixels; first += kPixels) {
         const std::int64_t left = p.pixels - first;
@@ -82,7 +84,11 @@ void list_pixels(const LiveList<T>& p, const SampleList<T>& s, unsigned char* op
         }
         for (std::int64_t j = 0; j < count; ++j) {
             const std::int64_t pixel = first + j;
+            const std::int64_t x = pixel % p.width;
+            const std::int64_t window = pixel / p.width / p.window_y;
+            const std::int64_t place = x / p.window_x;
             s.starts[pixel] = entry;
+            if (window >= windows_y || place >= windows_x) continue;  // in no window
             // The entry behind the last one is written too; there is room for it
             // unless all outputs are live, and then it is not written.
             for (std::int64_t c = 0; c < p.channel_count; ++c) {
@@ -90,13 +96,14 @@ void list_pixels(const LiveList<T>& p, const SampleList<T>& s, unsigned char* op
                 s.channels[entry] = static_cast<std::int32_t>(c);
                 entry += open[c * kPixels + j];
             }
-            const std::int32_t column =
-                static_cast<std::int32_t>(pixel % p.width * p.column_step);
+            const std::int32_t column = static_cast<std::int32_t>(x * p.column_step);
+            const std::int32_t source =
+                static_cast<std::int32_t>(window * windows_x + place);
             for (std::int32_t e = s.starts[pixel]; e < entry; ++e) {
                 const std::int64_t at = s.channels[e] * p.pixels + pixel;
-                s.sources[e] = static_cast<std::int32_t>(pixel);
+                s.sources[e] = source;
                 s.offsets[e] = s.channels[e] - column;
-                s.factors[e] = opened(s.gate, at, p.step) *
+                s.factors[e] = p.scale * opened(s.gate, at, p.step) *
                                opened(s.pooled_gate, at, p.pooled_step);
             }
             if (s.positions == nullptr) continue;
@@ -206,7 +213,7 @@ void scatter_live(const LiveRows<T>& p) {
     for (std::int64_t n = 0; n < p.samples; ++n) {
         each_entry(p, n, [&](T* rows, const T* compact, T factor) {
             for (std::int64_t r = 0; r < p.row_count; ++r) {
-                rows[r * p.stride_row] = factor * compact[r];
+                rows[r * p.stride_row] += factor * compact[r];
             }
         });
     }

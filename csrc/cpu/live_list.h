@@ -11,6 +11,10 @@ namespace fastjac {
 //
 // An entry is one pooled output (c, q), q < Q, that is alive. Entries are sorted by the
 // pixel p = route[c, q] that they come from, then by channel. Without a pool q = p.
+//
+// An average pool whose windows do not overlap is linear: every output before it is an
+// entry of its own, Q = P, whose `source` is the pooled output of its window and whose
+// factor holds the average's weight. Then several entries have one source.
 template <typename T>
 struct LiveList {
     const std::int64_t* route;  // (N, C, Q) pixel that won, or null: q itself
@@ -20,7 +24,7 @@ struct LiveList {
     bool pooled_step;           // the same for pooled_gate
     std::int32_t* starts;       // (N, P + 1) first entry of each pixel
     std::int32_t* channels;     // (N, C Q) channel of each entry
-    std::int32_t* sources;      // (N, C Q) pooled output q of each entry
+    std::int32_t* sources;      // (N, C Q) pooled output of each entry
     T* factors;                 // (N, C Q) product of the gates of each entry
     std::int32_t* positions;    // (N, C, Q) entry of each pooled output, or -1; or null
     std::int32_t* offsets;      // (N, C Q) channel - column * column_step, see Run
@@ -30,13 +34,16 @@ struct LiveList {
     std::int64_t pooled_pixels;  // Q
     std::int64_t width;          // columns of the pixels
     std::int64_t column_step;    // stride of the columns times C
+    std::int64_t window_y;       // of an average pool; 1 without one
+    std::int64_t window_x;
+    T scale;  // an average's weight; 1 without one
 };
 
 FASTJAC_DECLARE_KERNEL(template <typename T> void live_list(const LiveList<T>& p);)
 
 // Moves rows between pooled outputs and live entries:
 //   gather:  compact[n, e, r] = factor[e] * rows[r, n, c(e), q(e)]
-//   scatter: rows[r, n, c(e), q(e)] = factor[e] * compact[n, e, r], others untouched
+//   scatter: rows[r, n, c(e), q(e)] += factor[e] * compact[n, e, r]
 template <typename T>
 struct LiveRows {
     T* rows;                     // (R, N, C, Q) by the strides below

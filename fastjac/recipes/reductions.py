@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from fastjac.recipes.elementwise import scale
 from fastjac.recipes.shapes import reduced, signed
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule, Transposed
-from fastjac.rules.pooling import Choose, Folded, Route
+from fastjac.rules.pooling import Average, Choose, Route
 from fastjac.rules.shape import Expand, Factor, Reshape
 from fastjac.rules.softmax import LogSoftmax, Softmax
 
@@ -36,11 +37,15 @@ def avg_pool(forward: Any, backward: Any) -> Callable[[Arc], Rule]:
 
     def rule(arc: Arc) -> Rule:
         args = [arc.saved(option) for option in options]
-        return Folded(
+        kernel, stride, padding, ceil_mode, _, divisor = args
+        apart = not stride or list(stride) == list(kernel)
+        whole = apart and not ceil_mode and not any(padding)
+        return Average(
             lambda u: forward(u, *args),
             lambda rows, like: backward(rows, like, *args),
             arc.in_shape,
-            "average",
+            window=tuple(kernel) if whole else (),
+            scale=1 / (divisor or math.prod(kernel)),
         )
 
     return rule
@@ -53,7 +58,16 @@ def adaptive_avg_pool(
 
     def rule(arc: Arc) -> Rule:
         size = arc.out_shape[-spatial:]
-        return Folded(lambda u: forward(u, size), backward, arc.in_shape, "average")
+        planes = arc.in_shape[-spatial:]
+        whole = all(i % o == 0 and i for i, o in zip(planes, size, strict=True))
+        window = tuple(i // o for i, o in zip(planes, size, strict=True))
+        return Average(
+            lambda u: forward(u, size),
+            backward,
+            arc.in_shape,
+            window=window if whole else (),
+            scale=1 / math.prod(window) if whole else 1.0,
+        )
 
     return rule
 

@@ -16,14 +16,14 @@ from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule, Samples, Sums
 from fastjac.rules.layout import InputLayout, Packed
 from fastjac.rules.live import Live
-from fastjac.rules.pooling import Route
+from fastjac.rules.pooling import Average, Route
 
 
 class GatedLayer(Rule):
-    """``v = route(gate o (u * W))``, then perhaps another gate.
+    """``v = pool(gate o (u * W))``, then perhaps another gate.
 
     ``layer`` is the dense rule whose weight it is; a linear layer is a convolution of
-    one pixel and one tap. ``live`` lists what the gates and the route let through, and
+    one pixel and one tap. ``live`` lists what the gates and the pool let through, and
     ``made_of`` names the rules that this one stands for.
     """
 
@@ -131,7 +131,10 @@ class GatedLayer(Rule):
         return last[..., :channels].movedim((-2, 0, -1), (0, 1, 2))
 
 
-def made_of(gate: Gate | None, route: Route | None, behind: Gate | None) -> str:
+def made_of(
+    gate: Gate | None, pool: Route | Average | None, behind: Gate | None
+) -> str:
     """Name what stands behind a layer, for `explain`."""
-    names = (("Gate", gate), ("MaxPool", route), ("Gate", behind))
+    kind = "MaxPool" if isinstance(pool, Route) else "AveragePool"
+    names = (("Gate", gate), (kind, pool), ("Gate", behind))
     return "".join(f" + {name}" for name, rule in names if rule is not None)

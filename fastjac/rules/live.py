@@ -10,7 +10,7 @@ from torch import Tensor
 from fastjac import native_conv, workspace
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Samples
-from fastjac.rules.pooling import Route
+from fastjac.rules.pooling import Average, Route
 
 
 class Live:
@@ -38,7 +38,7 @@ class Live:
         planes: torch.Size,
         out_shape: torch.Size,
         gate: Gate | None,
-        route: Route | None,
+        pool: Route | Average | None,
         pooled_gate: Gate | None,
         like: Tensor,
         *,
@@ -51,7 +51,7 @@ class Live:
             planes: (n, C, ...) before the pool.
             out_shape: (n, C, ...) behind it.
             gate: before the pool, or None.
-            route: the pool, or None.
+            pool: a max pool, or an average whose windows are apart, or None.
             pooled_gate: behind the pool, or None.
             like: a tensor of the rows' dtype and device.
             positions: whether to list the entry of each output too, which passes
@@ -60,20 +60,23 @@ class Live:
         live = Live()
         live.geometry, live.out_shape = geometry, out_shape
         live._lay_out(like, positions)
-        live.route = None if route is None else route.index.contiguous()
+        live.route = pool.index.contiguous() if isinstance(pool, Route) else None
+        average = pool if isinstance(pool, Average) else None
         native_conv.live_list(
             live,
             gate=_full(gate, planes, like.dtype),
             step=gate is not None and gate.step,
             pooled_gate=_full(pooled_gate, out_shape, like.dtype),
             pooled_step=pooled_gate is not None and pooled_gate.step,
+            window=_pair(average.window) if average is not None else (1, 1),
+            scale=average.scale if average is not None else 1.0,
         )
         return live
 
     def _lay_out(self, like: Tensor, positions: bool) -> None:
         """Lay the arrays out in lent memory, of 32-bit words; on a GPU, in torch's."""
-        samples, outputs = self.out_shape[0], self.out_shape[1:].numel()
-        entries = samples * outputs
+        samples, channels = self.out_shape[:2]
+        entries = samples * channels * self.geometry.pooled_pixels
         starts = samples * (self.geometry.pixels + 1)
         words = [entries * like.itemsize // 4, *(3 + positions) * [entries], starts]
         if like.device.type == "cpu":
@@ -95,7 +98,7 @@ class Live:
     @property
     def entries(self) -> int:
         """The number of entries that there is room for: as many as outputs."""
-        return self.out_shape.numel()
+        return self.channels.numel()
 
     def narrow(self, samples: Samples) -> Live:
         """Return the list of a range of samples."""
@@ -116,7 +119,7 @@ class Live:
         native_conv.live_rows(self, _planes(rows), compact, gather=True)
 
     def scatter(self, compact: Tensor, rows: Tensor) -> None:
-        """Copy live entries times the gates to rows (R, n, C, ...)."""
+        """Add live entries times the gates to rows (R, n, C, ...)."""
         native_conv.live_rows(self, _planes(rows), compact, gather=False)
 
     def expected_density(self) -> float:
@@ -130,6 +133,10 @@ class Live:
         live = int(self.starts[:, -1].sum())
         outputs = self.samples * self.out_shape[1] * self.geometry.pixels
         return live / outputs
+
+
+def _pair(window: tuple[int, ...]) -> tuple[int, int]:
+    return (1, *window) if len(window) == 1 else (window[0], window[1])
 
 
 def _full(gate: Gate | None, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:

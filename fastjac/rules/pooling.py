@@ -103,3 +103,22 @@ class Folded(Rule):
 
     def describe(self) -> str:
         return self.kind
+
+
+class Average(Folded):
+    """An average pool.
+
+    Where its windows neither overlap nor leave the plane, ``window`` is their size and
+    ``scale`` what an element counts in its window; else ``window`` is empty.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor], Tensor],
+        backward: Callable[[Tensor, Tensor], Tensor],
+        in_shape: torch.Size,
+        window: tuple[int, ...] = (),
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(forward, backward, in_shape, "average")
+        self.window, self.scale = window, scale
