@@ -16,12 +16,13 @@ namespace fastjac {
 
 inline void bind_live_list(pybind11::module_& m) {
     namespace py = pybind11;
+    m.attr("LIST_PIXELS") = kListPixels;
     m.def(
         "live_list",
         [](DType dtype, const ConvGeometry& g, std::int64_t samples, Address route,
            Address gate, bool step, Address pooled_gate, bool pooled_step,
            Address starts, Address channels, Address sources, Address factors,
-           Address positions, Address offsets, std::int64_t window_y,
+           Address positions, Address offsets, Address open, std::int64_t window_y,
            std::int64_t window_x, double scale) {
             check_size("samples", samples);
             check_positive("window_y", window_y);
@@ -41,6 +42,9 @@ inline void bind_live_list(pybind11::module_& m) {
                 p.factors = pointer<T>("factors", factors, entries);
                 p.positions = optional_pointer<std::int32_t>("positions", positions);
                 p.offsets = pointer<std::int32_t>("offsets", offsets, entries);
+                p.open = p.route != nullptr
+                             ? nullptr
+                             : pointer<unsigned char>("open", open, entries);
                 p.width = g.out_width;
                 p.window_y = window_y;
                 p.window_x = window_x;
@@ -57,8 +61,8 @@ inline void bind_live_list(pybind11::module_& m) {
         py::arg("gate"), py::arg("step"), py::arg("pooled_gate"),
         py::arg("pooled_step"), py::arg("starts"), py::arg("channels"),
         py::arg("sources"), py::arg("factors"), py::arg("positions"),
-        py::arg("offsets"), py::arg("window_y") = 1, py::arg("window_x") = 1,
-        py::arg("scale") = 1.0);
+        py::arg("offsets"), py::arg("open"), py::arg("window_y"), py::arg("window_x"),
+        py::arg("scale"));
     m.def(
         "live_rows",
         [](DType dtype, const ConvGeometry& g, bool gather, std::int64_t samples,
@@ -197,14 +201,16 @@ inline void bind_gated_conv(pybind11::module_& m) {
 inline void bind_gated_head(pybind11::module_& m) {
     namespace py = pybind11;
     m.attr("HEAD_PARTS") = kHeadParts;
-    m.attr("HEAD_LANES") = kHeadLanes;
+    m.attr("HEAD_GROUP") = kHeadGroup;
+    m.def("head_panel", &head_panel, py::arg("subsets"), py::arg("samples"),
+          py::arg("rows"), py::arg("units"));
     m.def(
         "gated_head",
         [](DType dtype, Address weight, Address rows, Address input, Address starts,
-           Address samples, Address factors, Address weight_gradient, Address partials,
-           Address panels, Address row_gradient, std::int64_t sample_count,
-           std::int64_t units, std::int64_t row_count, std::int64_t in_channels,
-           std::int64_t stride) {
+           Address samples, Address factors, Address gate, Address members,
+           Address weight_gradient, Address partials, Address panels,
+           Address row_gradient, std::int64_t sample_count, std::int64_t units,
+           std::int64_t row_count, std::int64_t in_channels, std::int64_t stride) {
             check_positive("units", units);
             check_positive("row_count", row_count);
             check_positive("in_channels", in_channels);
@@ -214,9 +220,7 @@ inline void bind_gated_head(pybind11::module_& m) {
                 p.weight = pointer<const T>("weight", weight, units * stride);
                 p.rows = pointer<const T>("rows", rows, units * row_count);
                 p.input = pointer<const T>("input", input, row_count * stride);
-                p.starts = pointer<const std::int32_t>("starts", starts, units + 1);
-                p.samples = pointer<const std::int32_t>("samples", samples, units);
-                p.factors = pointer<const T>("factors", factors, units);
+                p.gate = optional_pointer<const T>("gate", gate);
                 p.weight_gradient =
                     pointer<T>("weight_gradient", weight_gradient, units * stride);
                 p.partials = pointer<T>("partials", partials, units * row_count);
@@ -228,14 +232,23 @@ inline void bind_gated_head(pybind11::module_& m) {
                 p.row_count = row_count;
                 p.in_channels = in_channels;
                 p.stride = stride;
+                if (p.gate != nullptr) {
+                    p.members = pointer<unsigned char>("members", members, units);
+                    FASTJAC_CALL(gated_head_subsets<T>, p);
+                    return;
+                }
+                p.starts = pointer<const std::int32_t>("starts", starts, units + 1);
+                p.samples = pointer<const std::int32_t>("samples", samples, units);
+                p.factors = pointer<const T>("factors", factors, units);
                 FASTJAC_CALL(gated_head<T>, p);
             });
         },
         py::arg("dtype"), py::arg("weight"), py::arg("rows"), py::arg("input"),
-        py::arg("starts"), py::arg("samples"), py::arg("factors"),
-        py::arg("weight_gradient"), py::arg("partials"), py::arg("panels"),
-        py::arg("row_gradient"), py::arg("sample_count"), py::arg("units"),
-        py::arg("row_count"), py::arg("in_channels"), py::arg("stride"));
+        py::arg("starts"), py::arg("samples"), py::arg("factors"), py::arg("gate"),
+        py::arg("members"), py::arg("weight_gradient"), py::arg("partials"),
+        py::arg("panels"), py::arg("row_gradient"), py::arg("sample_count"),
+        py::arg("units"), py::arg("row_count"), py::arg("in_channels"),
+        py::arg("stride"));
 }
 
 }  // namespace fastjac

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastjac import native, native_conv_gpu
+from fastjac import native, native_conv_gpu, workspace
 
 if TYPE_CHECKING:
     from fastjac.rules.layout import InputLayout
@@ -86,7 +86,13 @@ def live_list(
         gates = {"gate": _address(gate), "pooled_gate": _address(pooled_gate)}
         native_conv_gpu.live_list(live, step=step, pooled_step=pooled_step, **gates)
         return
-    native.module().live_list(
+    module = native.module()
+    pixels = 0 if live.route is not None else live.geometry.pixels
+    opened = torch.empty(
+        live.samples * live.out_shape[1] * min(pixels, module.LIST_PIXELS),
+        dtype=torch.uint8,
+    )
+    module.live_list(
         geometry=live.geometry,
         samples=live.samples,
         route=_address(live.route),
@@ -94,6 +100,7 @@ def live_list(
         step=step,
         pooled_gate=_address(pooled_gate),
         pooled_step=pooled_step,
+        open=opened.data_ptr(),
         window_y=window[0],
         window_x=window[1],
         scale=scale,
@@ -115,7 +122,7 @@ def live_rows(live: Live, rows: Tensor, compact: Tensor, *, gather: bool) -> Non
     Raises:
         ValueError: the dtypes or devices differ.
     """
-    _same_kind(live, rows, compact)
+    _same_kind(live.factors, rows, compact)
     if native.on_gpu(rows):
         native_conv_gpu.live_rows(live, rows, compact, gather=gather)
         return
@@ -165,7 +172,7 @@ def gated_conv(
     Raises:
         ValueError: the dtypes or devices differ.
     """
-    _same_kind(live, weight, compact, input)
+    _same_kind(live.factors, weight, compact, input)
     if native.on_gpu(input):
         native_conv_gpu.gated_conv(
             direction,
@@ -201,7 +208,7 @@ def gated_conv(
 
 
 def gated_head(
-    live: Live,
+    gate: Live | Tensor,
     *,
     weight: Tensor,
     rows: Tensor,
@@ -212,54 +219,64 @@ def gated_head(
     """Compute the gradients of a gated linear layer whose rows all samples share.
 
     Args:
-        live: the live outputs of the layer by unit: its pixels are the units and its
-            channels the samples.
+        gate: step gates (n, H), or the live outputs of the layer by unit: the pixels
+            of that list are the units and its channels the samples.
         weight: (1, H, stride).
-        rows: (H, R), the rows behind the gates.
+        rows: (R, H), the rows behind the gates.
         input: tangents (R, n, I) below the layer.
         layout: the layout that ``input`` has; vectors hold channels.
         weight_gradient: shaped like ``weight``, added to.
 
     Returns:
-        (H, R): the gradient with respect to ``rows``.
+        (R, H): the gradient with respect to ``rows``.
 
     Raises:
         ValueError: the dtypes or devices differ.
     """
-    _same_kind(live, weight, rows, input)
+    step, live = (gate, None) if isinstance(gate, Tensor) else (None, gate)
+    _same_kind(weight, rows, input, gate if isinstance(gate, Tensor) else gate.factors)
     module = native.module()
+    row_count, samples, channels = input.shape
+    units = rows.shape[1]
+    if live is not None:
+        rows = rows.t()
+    rows = rows.contiguous()
     gradient = torch.zeros_like(rows)
-    partials = rows.new_zeros(module.HEAD_PARTS, *rows.shape)
-    panels = rows.new_empty(
-        module.HEAD_PARTS, input.shape[0] * input.shape[1], module.HEAD_LANES
+    panel = module.head_panel(
+        subsets=live is None, samples=samples, rows=row_count, units=units
     )
+    panels = workspace.empty((module.HEAD_PARTS, panel), rows)
+    partials = workspace.zeros((module.HEAD_PARTS, *rows.shape), rows)
+    groups = -(-samples // module.HEAD_GROUP)
+    members = torch.empty(units, groups, dtype=torch.uint8)
     module.gated_head(
         weight=weight.data_ptr(),
         rows=rows.data_ptr(),
         input=layout.origin(input),
-        starts=live.starts.data_ptr(),
-        samples=live.channels.data_ptr(),
-        factors=live.factors.data_ptr(),
+        starts=0 if live is None else live.starts.data_ptr(),
+        samples=0 if live is None else live.channels.data_ptr(),
+        factors=0 if live is None else live.factors.data_ptr(),
+        gate=_address(step),
+        members=members.data_ptr(),
         weight_gradient=weight_gradient.data_ptr(),
         partials=partials.data_ptr(),
         panels=panels.data_ptr(),
-        sample_count=input.shape[1],
+        sample_count=samples,
         row_gradient=gradient.data_ptr(),
-        units=rows.shape[0],
-        row_count=rows.shape[1],
-        in_channels=input.shape[2],
+        units=units,
+        row_count=row_count,
+        in_channels=channels,
         stride=weight.shape[2],
         **native.launch_arguments(rows),
     )
-    return gradient
+    return gradient if live is None else gradient.t()
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _same_kind(live: Live, *tensors: Tensor) -> None:
-    expected = live.factors
+def _same_kind(expected: Tensor, *tensors: Tensor) -> None:
     if any(t.dtype != expected.dtype or t.device != expected.device for t in tensors):
         got = ", ".join(f"{t.dtype} on {t.device}" for t in tensors)
         raise ValueError(

@@ -74,7 +74,8 @@ void gated_head(const GatedHead<T>& p) {
 #pragma omp for schedule(static)
         for (std::int64_t part = 0; part < kHeadParts; ++part) {
             T* partial = p.partials + part * size;
-            T* panel = p.panels + part * p.sample_count * p.row_count * kHeadLanes;
+            T* panel = p.panels +
+                       part * head_panel(false, p.sample_count, p.row_count, p.units);
             const std::int64_t end = (part + 1) * vectors / kHeadParts;
             for (std::int64_t v = part * vectors / kHeadParts; v < end; ++v) {
                 gather_panel(p, v * kLanes<T>, panel);

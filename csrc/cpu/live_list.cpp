@@ -12,7 +12,10 @@ namespace FASTJAC_ISA {
 namespace {
 
 // Pixels whose gates are read together, channel by channel.
-constexpr std::int64_t kPixels = 32;
+template <typename T>
+inline std::int64_t pixels_together(const LiveList<T>& p) {
+    return p.pixels < kListPixels ? p.pixels : kListPixels;
+}
 
 template <typename T>
 inline T opened(const T* gate, std::int64_t at, bool step) {
@@ -70,16 +73,17 @@ template <typename T>
 void list_pixels(const LiveList<T>& p, const SampleList<T>& s, unsigned char* open) {
     const std::int64_t windows_y = p.pixels / p.width / p.window_y;
     const std::int64_t windows_x = p.width / p.window_x;
+    const std::int64_t together = pixels_together(p);
     std::int32_t entry = 0;
-    for (std::int64_t first = 0; first < p.pixels; first += kPixels) {
+    for (std::int64_t first = 0; first < p.pixels; first += together) {
         const std::int64_t left = p.pixels - first;
-        const std::int64_t count = left < kPixels ? left : kPixels;
+        const std::int64_t count = left < together ? left : together;
         for (std::int64_t c = 0; c < p.channel_count; ++c) {
             for (std::int64_t j = 0; j < count; ++j) {
                 const std::int64_t at = c * p.pixels + first + j;
-                open[c * kPixels + j] = opened(s.gate, at, p.step) *
-                                            opened(s.pooled_gate, at, p.pooled_step) !=
-                                        0;
+                open[c * together + j] = opened(s.gate, at, p.step) *
+                                             opened(s.pooled_gate, at, p.pooled_step) !=
+                                         0;
             }
         }
         for (std::int64_t j = 0; j < count; ++j) {
@@ -94,7 +98,7 @@ void list_pixels(const LiveList<T>& p, const SampleList<T>& s, unsigned char* op
             for (std::int64_t c = 0; c < p.channel_count; ++c) {
                 if (entry == p.channel_count * p.pixels) break;
                 s.channels[entry] = static_cast<std::int32_t>(c);
-                entry += open[c * kPixels + j];
+                entry += open[c * together + j];
             }
             const std::int32_t column = static_cast<std::int32_t>(x * p.column_step);
             const std::int32_t source =
@@ -109,7 +113,7 @@ void list_pixels(const LiveList<T>& p, const SampleList<T>& s, unsigned char* op
             if (s.positions == nullptr) continue;
             std::int32_t e = s.starts[pixel];
             for (std::int64_t c = 0; c < p.channel_count; ++c) {
-                const bool live = open[c * kPixels + j] != 0;
+                const bool live = open[c * together + j] != 0;
                 s.positions[c * p.pixels + pixel] = live ? e : -1;
                 e += live;
             }
@@ -179,18 +183,14 @@ void each_entry(const LiveRows<T>& p, std::int64_t n, const Visit& visit) {
 
 template <typename T>
 void live_list(const LiveList<T>& p) {
-#pragma omp parallel
-    {
-        unsigned char* open = new unsigned char[p.channel_count * kPixels];
-#pragma omp for schedule(static)
-        for (std::int64_t n = 0; n < p.samples; ++n) {
-            if (p.route == nullptr) {
-                list_pixels(p, sample_of(p, n), open);
-            } else {
-                list_winners(p, sample_of(p, n));
-            }
+#pragma omp parallel for schedule(static)
+    for (std::int64_t n = 0; n < p.samples; ++n) {
+        if (p.route == nullptr) {
+            list_pixels(p, sample_of(p, n),
+                        p.open + n * p.channel_count * pixels_together(p));
+        } else {
+            list_winners(p, sample_of(p, n));
         }
-        delete[] open;
     }
 }
 

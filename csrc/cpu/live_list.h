@@ -28,7 +28,8 @@ struct LiveList {
     T* factors;                 // (N, C Q) product of the gates of each entry
     std::int32_t* positions;    // (N, C, Q) entry of each pooled output, or -1; or null
     std::int32_t* offsets;      // (N, C Q) channel - column * column_step, see Run
-    std::int64_t samples;       // N
+    unsigned char* open;   // (N, C min(P, kListPixels)), workspace; unused with a route
+    std::int64_t samples;  // N
     std::int64_t channel_count;  // C
     std::int64_t pixels;         // P
     std::int64_t pooled_pixels;  // Q
@@ -38,6 +39,9 @@ struct LiveList {
     std::int64_t window_x;
     T scale;  // an average's weight; 1 without one
 };
+
+// The most pixels whose gates live_list reads together, channel by channel.
+constexpr std::int64_t kListPixels = 32;
 
 FASTJAC_DECLARE_KERNEL(template <typename T> void live_list(const LiveList<T>& p);)
 

@@ -13,6 +13,10 @@ from fastjac.rules.layout import InputLayout
 from fastjac.rules.linear import Linear, is_shared
 from fastjac.rules.live import Live
 
+#: The largest share of open gates at which both gradients go through a list of them
+#: rather than through sums of subsets, measured by bench/thresholds.py.
+MOST_LISTED = 0.25
+
 
 class GatedHead(Rule):
     """``logits = V (d o (W u))``: a gated linear layer, then the logits' own layer.
@@ -49,15 +53,15 @@ class GatedHead(Rule):
         packed = self.hidden.packed
         weight, seeds = packed.weight(lanes_are_rows=False), rows[:, 0]
         gradient = native_conv.gated_head(
-            self._by_unit(rows.shape[1]),
+            self._gates(rows.shape[1]),
             weight=weight,
-            rows=(seeds @ self.logits.weight).t().contiguous(),
+            rows=seeds @ self.logits.weight,
             input=layout.of(tangents),
             layout=layout,
             weight_gradient=hidden_sum.buffer(weight, packed.unpacked),
         )
         if logits_sum is not None:
-            logits_sum.add_product(seeds.t(), gradient.t())
+            logits_sum.add_product(seeds.t(), gradient)
 
     def narrow(self, samples: Samples) -> GatedHead:
         return GatedHead(
@@ -77,6 +81,13 @@ class GatedHead(Rule):
     @property
     def name(self) -> str:
         return f"{self.hidden.name} + Linear"
+
+    def _gates(self, samples: int) -> Live | Tensor:
+        """Return step gates as they are where many are open, else the live samples."""
+        if self.gate.step and self.hidden.live.density() > MOST_LISTED:
+            units = self.hidden.packed.shape[0]
+            return self.gate.values.expand(samples, units).contiguous()
+        return self._by_unit(samples)
 
     def _by_unit(self, samples: int) -> Live:
         """List the live samples of each hidden unit."""
