@@ -8,7 +8,7 @@ from checks import assert_same
 from torch import Tensor, nn
 
 import fastjac
-from fastjac import fusion, native
+from fastjac import native, thresholds
 from fastjac.rules import head
 from fastjac.rules.linear import Linear
 
@@ -46,7 +46,7 @@ def test_both_ways_to_the_gradients_equal_the_oracle(
         pytest.skip(f"no native module: {native.why_not()}")
     samples, inputs, hidden, classes = case
     monkeypatch.setattr(head, "MOST_LISTED", 1.0 if listed else -1.0)
-    monkeypatch.setitem(fusion.MOST_LIVE, Linear, 1.0)
+    monkeypatch.setitem(thresholds.MOST_LIVE["cpu"], Linear, 1.0)
     torch.manual_seed(sum(case))
     model = network(inputs, hidden, classes, dtype)
     x = torch.randn(samples, inputs, dtype=dtype)
