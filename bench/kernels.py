@@ -6,11 +6,10 @@ report divides by what `sgemm` reaches in the same run.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
+import clock
 import torch
 import torch.nn.functional as F
 
@@ -22,41 +21,32 @@ from fastjac.rules.live import Live
 from fastjac.rules.pooling import Route
 
 
-def seconds(function: Callable[[], object], rounds: int = 15) -> float:
-    """Median time of a call, after one to warm up."""
-    function()
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def sgemm(size: int = 2048) -> float:
+def sgemm(size: int = 2048, device: str = "cpu") -> float:
     """GFLOP/s of torch's dense float32 matrix product, what the machine can do."""
-    a, b = torch.rand(size, size), torch.rand(size, size)
-    out = torch.empty(size, size)
-    return 2 * size**3 / seconds(lambda: torch.mm(a, b, out=out)) / 1e9
+    a, b, out = (torch.rand(size, size, device=device) for _ in range(3))
+    taken = clock.seconds(lambda: torch.mm(a, b, out=out), device)
+    return 2 * size**3 / taken / 1e9
 
 
 #: name -> function that returns useful GFLOP/s. A kernel adds itself here in one line.
 KERNELS: dict[str, Callable[[], float]] = {}
 
 
-def _conv2(direction: str) -> float:
+def conv2(direction: str, samples: int = 64, device: str = "cpu") -> float:
     """Useful GFLOP/s of one pass of the paper's MNIST network's second convolution.
 
-    64 samples, 10 rows, 32 to 64 channels, 5x5, on 14x14, a ReLU and a 2x2 pool behind:
+    10 rows, 32 to 64 channels, 5x5, on 14x14, a ReLU and a 2x2 pool behind:
     two operations for each live output, tap, input channel and row.
     """
-    samples, rows = 64, 10
+    rows = 10
     geometry = Geometry((1, 1), (2, 2), (1, 1), False, (0, 0), 1)
     planes = torch.Size((samples, 64, 14, 14))
     layer = Convolution(
-        torch.randn(64, 32, 5, 5), geometry, torch.Size((samples, 32, 14, 14))
+        torch.randn(64, 32, 5, 5, device=device),
+        geometry,
+        torch.Size((samples, 32, 14, 14)),
     )
-    before = torch.randn(planes)
+    before = torch.randn(planes, device=device)
     pooled, index = F.max_pool2d(before.relu(), 2, return_indices=True)
     route = Route(index, planes, 2)
     gate = Gate(before, planes, step=True)
@@ -69,14 +59,14 @@ def _conv2(direction: str) -> float:
         route,
         None,
         before,
-        positions=packed.channels_leave_lanes,
+        positions=packed.channels_leave_lanes or packed.on_gpu,
     )
     layout = InputLayout(packed, rows)
-    compact = torch.randn(live.entries, layout.compact_stride)
-    input = layout.of(torch.randn(rows, samples, 32, 14, 14))
+    compact = torch.randn(live.entries, layout.compact_stride, device=device)
+    input = layout.of(torch.randn(rows, samples, 32, 14, 14, device=device))
     weight = packed.weight(layout.lanes_are_rows)
     gradient = torch.zeros_like(weight)
-    taken = seconds(
+    taken = clock.seconds(
         lambda: native_conv.gated_conv(
             direction,
             live,
@@ -85,18 +75,19 @@ def _conv2(direction: str) -> float:
             input=input,
             layout=layout,
             weight_gradient=gradient,
-        )
+        ),
+        device,
     )
     # Taps that fall outside the image are not counted: they are not computed.
     inside = torch.zeros(14)
     for y in range(14):
         inside[y] = sum(0 <= y + a - 2 < 14 for a in range(5))
     taps = inside.outer(inside).flatten()
-    entries = (live.starts[:, 1:] - live.starts[:, :-1]).sum(0)
+    entries = (live.starts[:, 1:] - live.starts[:, :-1]).sum(0).cpu()
     return float(2 * rows * 32 * (entries * taps).sum()) / taken / 1e9
 
 
 KERNELS |= {
-    f"gated conv2 {direction}": partial(_conv2, direction)
+    f"gated conv2 {direction}": partial(conv2, direction)
     for direction in ("pull", "push", "weight")
 }

@@ -35,16 +35,18 @@ def values(penalty: Penalty, model: nn.Module, x: Tensor) -> tuple[Tensor, Tenso
     value, _ = penalty(model, x)
     parameters = list(model.parameters())
     if not value.requires_grad:
-        return value.double(), torch.zeros(1, dtype=torch.float64)
+        return value.double().cpu(), torch.zeros(1, dtype=torch.float64)
     gradients = torch.autograd.grad(value, parameters, allow_unused=True)
     flat = [
-        torch.zeros(p.numel()) if g is None else g.flatten()
+        torch.zeros(p.numel()) if g is None else g.flatten().cpu()
         for p, g in zip(parameters, gradients, strict=True)
     ]
-    return value.detach().double(), torch.cat([f.double() for f in flat])
+    return value.detach().double().cpu(), torch.cat([f.double() for f in flat])
 
 
-def check(contestant: Contestant, model: nn.Module, x: Tensor) -> Error:
+def check(
+    contestant: Contestant, model: nn.Module, x: Tensor, limit: float = LIMIT
+) -> Error:
     """Compare with the reference in float64 on a few samples; raise if it is not equal.
 
     Raises:
@@ -55,7 +57,7 @@ def check(contestant: Contestant, model: nn.Module, x: Tensor) -> Error:
     value, gradient = values(contestant.reference, exact, x.double())
     got, found = values(contestant.penalty, model, x)
     error = Error(relative(got, value), relative(found, gradient))
-    if not max(error.value, error.gradient) < LIMIT:
+    if not max(error.value, error.gradient) < limit:
         raise AssertionError(
             f"{contestant.penalty.__name__} differs from float64 by {error}"
         )

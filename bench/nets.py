@@ -105,4 +105,5 @@ NETS: dict[str, Net] = {
     "resnet18-gelu": Net(
         lambda classes: resnet18(classes, activation=nn.GELU()), (3, 32, 32), (32,)
     ),
+    "resnet18 of full width": Net(lambda k: resnet18(k, 64), (3, 32, 32), (128,)),
 }

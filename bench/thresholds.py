@@ -1,6 +1,6 @@
 """Gated kernels against torch's dense products, by the share of outputs that are live.
 
-python bench/thresholds.py
+python bench/thresholds.py [--device cuda]
 
 For each layer and share: milliseconds of pull, push and weight gradient together, gated
 and dense, and their ratio. The shares at which the ratio passes 1 are what
@@ -9,10 +9,12 @@ and dense, and their ratio. The shares at which the ratio passes 1 are what
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
+import clock
 import torch
 
 from fastjac.rules.activation import Gate
@@ -74,13 +76,15 @@ def gated_layer(
         None,
         None,
         layer.weight,
-        positions=packed.channels_leave_lanes,
+        positions=packed.channels_leave_lanes or packed.on_gpu,
     )
     return GatedLayer(layer, packed, live, "")
 
 
-def times(name: str, share: float, rounds: int = 7) -> tuple[float, float]:
-    """Median seconds, gated and dense, interleaved."""
+def times(
+    name: str, share: float, device: str = "cpu", rounds: int = 7
+) -> tuple[float, float]:
+    """Median seconds, gated and dense, interleaved, on torch's default device."""
     layer, shape = LAYERS[name]()
     gate = Gate((torch.rand(shape) < share).float(), shape)
     gated = gated_layer(layer, gate, shape)
@@ -94,22 +98,35 @@ def times(name: str, share: float, rounds: int = 7) -> tuple[float, float]:
         for _ in range(rounds + 1):
             for into, rules in zip(taken, ([gated], [layer, gate]), strict=True):
                 gated._gathered = None
-                start = time.perf_counter()
-                passes(rules, rows, tangents)
-                into.append(time.perf_counter() - start)
+                step = partial(passes, rules, rows, tangents)
+                into.append(clock.once(step, device))
     return statistics.median(taken[0][1:]), statistics.median(taken[1][1:])
 
 
+def lines(device: str, shares: Sequence[float] = SHARES) -> Iterator[str]:
+    """One line a layer and share; on a GPU for strict float32 and for TF32."""
+    torch.set_default_device(device)
+    for allowed in (False, True) if device == "cuda" else (False,):
+        torch.backends.cudnn.allow_tf32 = allowed
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        if device == "cuda":
+            yield "TF32 allowed" if allowed else "strict float32"
+        yield f"{'layer':20} {'live':>5} {'gated ms':>9} {'dense ms':>9} {'ratio':>6}"
+        for name in LAYERS:
+            for share in shares:
+                gated, dense = times(name, share, device)
+                yield (
+                    f"{name:20} {share:5.0%} {1000 * gated:9.2f} {1000 * dense:9.2f} "
+                    f"{gated / dense:6.2f}"
+                )
+
+
 def main() -> None:
-    """Print one line a layer and share."""
-    print(f"{'layer':20} {'live':>5} {'gated ms':>9} {'dense ms':>9} {'ratio':>6}")
-    for name in LAYERS:
-        for share in SHARES:
-            gated, dense = times(name, share)
-            print(
-                f"{name:20} {share:5.0%} {1000 * gated:9.2f} {1000 * dense:9.2f} "
-                f"{gated / dense:6.2f}"
-            )
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    for line in lines(parser.parse_args().device):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from checks import compare, seeded_build, take_path
+from gpu_nets import convolutional
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import networks
@@ -21,24 +22,6 @@ import fastjac
 from fastjac import native
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
-
-
-def convolutional() -> nn.Module:
-    """Gated convolutions that feed each other, overlapping pools, and a head."""
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(4, 6, 3, padding=1),
-        nn.MaxPool2d(3, 2),
-        nn.ReLU(),
-        nn.Conv2d(6, 3, 2, bias=False),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(3, 7),
-        nn.ReLU(),
-        nn.Linear(7, 4),
-    )
 
 
 def of_one_dimension() -> nn.Module:

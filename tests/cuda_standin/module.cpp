@@ -28,6 +28,7 @@ PYBIND11_MODULE(_cuda_standin, m) {
     m.def("reset_memory", standin::reset_memory);
     m.def("first_unwritten", standin::first_unwritten);
     m.def("allow_any_memory", standin::allow_any_memory);
+    m.def("launch_count", standin::launch_count);
     m.def("set_seed", standin::set_seed);
     m.def("set_most_blocks", standin::set_most_blocks);
     m.def(

@@ -39,6 +39,7 @@ void reset_memory();
 // The first element of the buffer that no kernel has written, or -1.
 std::int64_t first_unwritten(std::uintptr_t address);
 // If set, memory that is no buffer may be used unchecked.
+std::uint32_t launch_count();  // since the module was loaded
 void allow_any_memory(bool allowed);
 
 // The block's array called `name`, made by the first thread that asks.

@@ -231,6 +231,10 @@ std::int64_t get_most_blocks() {
     return most_blocks_allowed;
 }
 
+std::uint32_t launch_count() {
+    return launches;
+}
+
 bool in_kernel() {
     return active != nullptr && active->current >= 0;
 }

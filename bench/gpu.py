@@ -1,0 +1,260 @@
+"""What fastjac does on a GPU: steps, kernels, memory, launches, errors, thresholds.
+
+python bench/gpu.py                          # on a GPU, about five minutes
+python bench/gpu.py --device cpu --quick     # small sizes on a CPU, to see that it runs
+
+Writes bench/results/<device>.md after every part; a part that fails says why in the
+report and the next one runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import clock
+import kernels
+import report
+import thresholds
+import torch
+from contestants import LAMBDA, ON_GPU, Contestant
+from measure import check, stepper
+from nets import NETS
+from sections import markdown
+from torch import Tensor, nn
+
+import fastjac
+from fastjac import native
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how much to measure."""
+
+    device: str
+    quick: bool
+    seconds: float  # for one contestant
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, a batch, and which contestants are worth their time there."""
+
+    net: str
+    samples: int
+    classes: int
+    only: tuple[str, ...] = tuple(ON_GPU)
+
+
+#: The vectorised routes hold K graphs at once and do not fit where K is large.
+FEW = ("plain step", "autograd loop", "is_grads_batched", "one projection", "fused")
+CASES = (
+    Case("mnist", 500, 10),
+    Case("cifar", 128, 10),
+    Case("cifar", 128, 100, FEW),
+    Case("resnet18 of full width", 128, 10, FEW),
+)
+QUICK = (Case("digits", 8, 10),)
+
+
+@contextmanager
+def precision(tf32: bool) -> Iterator[None]:
+    """Strict float32, or TF32 allowed for products and convolutions."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def batch(case: Case, setting: Setting) -> tuple[nn.Module, Tensor, Tensor]:
+    model = NETS[case.net].build(case.classes).to(setting.device)
+    x, y = NETS[case.net].batch(case.samples, case.classes)
+    return model, x.to(setting.device), y.to(setting.device)
+
+
+def errors(contestant: Contestant, model: nn.Module, x: Tensor) -> list[str]:
+    """Larger error of value and gradient, strict and with TF32; "" where it is bad."""
+    found = []
+    for tf32, limit in ((False, 1e-3), (True, 0.1)):
+        with precision(tf32):
+            error = check(contestant, model, x, limit)
+        found.append(f"{max(error.value, error.gradient):.1e}")
+    return found
+
+
+def peak(step: Callable[[], object], device: str) -> float:
+    """MiB that a step takes at its peak above what was there before it."""
+    if device != "cuda":
+        return float("nan")
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def launches(step: Callable[[], object], device: str) -> int:
+    """Kernels, copies and fills that one step starts on the GPU."""
+    if device != "cuda":
+        return 0
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        step()
+        torch.cuda.synchronize()
+    on_gpu = torch.autograd.DeviceType.CUDA
+    return sum(event.device_type == on_gpu for event in profile.events())
+
+
+def row(name: str, case: Case, setting: Setting) -> tuple[float, list[str]]:
+    """Milliseconds of a contestant's step, and its line of the table."""
+    model, x, y = batch(case, setting)
+    contestant = ON_GPU[name]
+    strict, tf32 = errors(contestant, model, x)
+    step = stepper(contestant.penalty, model, x, y)
+    # As torch is set by default: convolutions may use TF32, products may not.
+    ms = 1000 * clock.seconds(step, setting.device, 30, setting.seconds)
+    used = f"{peak(step, setting.device):.0f}"
+    count = str(launches(step, setting.device))
+    return ms, [name, f"{ms:.2f}", "", strict, tf32, used, count]
+
+
+def steps(setting: Setting) -> str:
+    """Whole steps of all contestants, by case; ratios are to the fused step."""
+    header = ["contestant", "ms a step", "time / fused", "strict error", "TF32 error"]
+    header += ["peak MiB", "launches"]
+    parts = []
+    for case in QUICK if setting.quick else CASES:
+        times, lines = {}, []
+        for name in case.only:
+            try:
+                times[name], line = row(name, case, setting)
+            except Exception as error:
+                line = [name, f"failed: {type(error).__name__}: {error}"[:120]]
+                line += [""] * (len(header) - 2)
+            lines.append(line)
+            if setting.device == "cuda":
+                torch.cuda.empty_cache()
+        for line in lines:
+            if line[0] in times and "fused" in times:
+                line[2] = f"{times[line[0]] / times['fused']:.2f}x"
+        title = f"### {case.net}, N = {case.samples}, K = {case.classes}\n"
+        parts += [title, markdown(header, lines) + "\n"]
+    return "\n".join(parts)
+
+
+def replayed(setting: Setting) -> str:
+    """The fused step as a CUDA graph: what is left when the host is out of the way."""
+    if setting.device != "cuda":
+        return "Not on a CPU."
+    lines = []
+    for case in CASES:
+        model, x, y = batch(case, setting)
+        step = stepper(ON_GPU["fused"].penalty, model, x, y)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        ms = 1000 * clock.seconds(graph.replay, "cuda", 30, setting.seconds)
+        lines.append([case.net, case.samples, case.classes, f"{ms:.3f}"])
+    return markdown(["net", "N", "K", "ms a replay"], lines)
+
+
+def efficiency(setting: Setting) -> str:
+    """Useful GFLOP/s of the gated kernels beside what dense products reach."""
+    size, samples = (512, 4) if setting.quick else (8192, 500)
+    rounds = {}
+    for tf32 in (False, True):
+        with precision(tf32):
+            rounds[tf32] = kernels.sgemm(size, setting.device)
+    lines = [["dense product, strict float32", f"{rounds[False]:.0f}", "1.00"]]
+    lines += [["dense product, TF32", f"{rounds[True]:.0f}", ""]]
+    for direction in ("pull", "push", "weight"):
+        reached = kernels.conv2(direction, samples, setting.device)
+        share = reached / rounds[False]
+        lines.append([f"gated conv2 {direction}", f"{reached:.0f}", f"{share:.2f}"])
+    lines.append(["copy, GB/s read and written", f"{copy_rate(setting):.0f}", ""])
+    return markdown(["kernel", "useful GFLOP/s", "of the dense product"], lines)
+
+
+def copy_rate(setting: Setting) -> float:
+    """GB/s of a large copy, counting bytes read and bytes written."""
+    count = 1 << (20 if setting.quick else 29)
+    source = torch.rand(count, device=setting.device)
+    target = torch.empty_like(source)
+    return 8 * count / clock.seconds(lambda: target.copy_(source), setting.device) / 1e9
+
+
+def table(setting: Setting) -> str:
+    """Gated over dense by live share, what fastjac/thresholds.py is made from."""
+    shares = (0.5,) if setting.quick else (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+    text = "\n".join(thresholds.lines(setting.device, shares))
+    torch.set_default_device("cpu")
+    return f"```\n{text}\n```"
+
+
+PARTS: dict[str, Callable[[Setting], str]] = {
+    "Whole steps": steps,
+    "Replayed": replayed,
+    "Kernels": efficiency,
+    "Gated or dense": table,
+}
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else report.device()
+
+
+def introduction(setting: Setting) -> str:
+    reason = native.cuda_why_not()
+    kernels_run = "run" if reason is None else f"do not run: {reason}"
+    return (
+        f"# fastjac on {device_name(setting.device)}\n\n"
+        f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, CUDA "
+        f"{torch.version.cuda}, kernels {kernels_run}. A step is forward, "
+        f"cross-entropy, penalty times {LAMBDA} and backward, in torch's default "
+        "precision; medians by CUDA events. "
+        "Errors are relative to float64 (the larger of value and gradient), strict and "
+        "with TF32 allowed everywhere. Peak memory is what the allocator held above "
+        "the model and the batch.\n\n"
+        f"```\n{fastjac.build_info()}\n```\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for a contestant")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--name", help="of the report, default: the device's")
+    options = parser.parse_args()
+    setting = Setting(options.device, options.quick, options.seconds)
+    name = options.name or report.slug(device_name(setting.device))
+    options.out.mkdir(parents=True, exist_ok=True)
+    parts = [introduction(setting)]
+    for title, measure in PARTS.items():
+        print(f"{title} ...", flush=True)
+        try:
+            text = measure(setting)
+        except Exception:
+            text = f"Failed:\n\n```\n{traceback.format_exc()}```"
+        parts.append(f"## {title}\n\n{text}\n")
+        (options.out / f"{name}.md").write_text("\n".join(parts))
+    print((options.out / f"{name}.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Counts what a GPU would be given: kernels of torch's operators and of our own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from cuda_standin import device as standin
+from torch.utils._python_dispatch import TorchDispatchMode
+
+#: Operators that start nothing on a device: they allocate, or look at what is there.
+FREE = {
+    "detach", "empty", "empty_like", "empty_strided", "new_empty", "expand", "view",
+    "t", "transpose", "permute", "slice", "select", "split", "unbind", "alias",
+    "as_strided", "unsqueeze", "squeeze", "_unsafe_view", "split_with_sizes",
+    "is_same_size", "diagonal", "new_empty_strided",
+}  # fmt: skip
+
+
+class Launches(TorchDispatchMode):
+    """Counts, inside a stand-in, operators by name and launches of our kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: Counter[str] = Counter()
+        self._module = standin.load()
+        self._before = self._module.launch_count()
+
+    @property
+    def kernels(self) -> int:
+        """Launches of our own kernels since this was made."""
+        return int(self._module.launch_count()) - self._before
+
+    @property
+    def total(self) -> int:
+        return self.operators.total() + self.kernels
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if name not in FREE:
+            self.operators[name] += 1
+        return func(*args, **(kwargs or {}))
