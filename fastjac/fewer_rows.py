@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from fastjac.linearization import Linearization
+from fastjac.rules.dense_head import DenseHead
 from fastjac.rules.head import GatedHead
 from fastjac.rules.linear import Linear
 
@@ -71,7 +72,7 @@ def _last_layers(linearization: Linearization) -> list[Tensor]:
     if len(ending) != 1:
         return []
     rules = ending[0].rules
-    if rules and isinstance(rules[-1], GatedHead):
+    if rules and isinstance(rules[-1], GatedHead | DenseHead):
         return [rules[-1].logits.weight]
     linear = takewhile(lambda rule: isinstance(rule, Linear), reversed(rules))
     return [rule.weight for rule in linear if isinstance(rule, Linear)]

@@ -12,6 +12,7 @@ from fastjac.native_conv import MOST_TAPS
 from fastjac.rules.activation import Gate, Scale
 from fastjac.rules.base import Rule
 from fastjac.rules.convolution import Convolution
+from fastjac.rules.dense_head import DenseHead
 from fastjac.rules.gated import GatedLayer, made_of
 from fastjac.rules.head import GatedHead
 from fastjac.rules.layout import Packed
@@ -26,7 +27,8 @@ def fused(rules: list[Rule], at_logits: bool = False) -> list[Rule]:
 
     The order is that of the forward pass. ``[layer, Gate..., Route, Gate...]`` becomes
     one `GatedLayer` where the native kernels can run it and enough outputs are dead;
-    a chain that ends ``at_logits`` may end in one `GatedHead`.
+    a chain that ends ``at_logits`` may end in one `GatedHead`, or on a GPU in one
+    `DenseHead`.
     """
     rules = _absorbed([rule for rule in rules if type(rule) is not Rule])
     joined: list[Rule] = []
@@ -99,8 +101,6 @@ def _next(rules: list[Rule], start: int, at_logits: bool) -> tuple[Rule, int]:
     elif pool is not None:
         stop += 1
     gated = _gated(layer, gate, pool, behind)
-    if gated is None:
-        return layer, start + 1
     last = rules[-1]
     if (
         at_logits
@@ -110,8 +110,11 @@ def _next(rules: list[Rule], start: int, at_logits: bool) -> tuple[Rule, int]:
         and last.scale == 1
         and gate is not None
     ):
-        return GatedHead(gated, gate, last), len(rules)
-    return gated, stop
+        if gated is not None:
+            return GatedHead(gated, gate, last), len(rules)
+        if native.on_gpu(layer.weight):
+            return DenseHead(layer, gate, last), len(rules)
+    return (layer, start + 1) if gated is None else (gated, stop)
 
 
 def _pool(layer: Convolution | Linear, rule: Rule) -> Route | Average | None:

@@ -12,7 +12,10 @@ One table for all devices. What bench/thresholds.py prints is what it is made fr
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from fastjac import native
 from fastjac.rules.convolution import Convolution
@@ -31,6 +34,17 @@ MOST_LIVE = {
 FEW_CHANNELS = 8
 MOST_LIVE_OF_FEW = 0.6
 
+#: From how many samples on one product for both gradients of a head (rules/dense_head)
+#: beats two, by the precision of products. It saves 2 N operations for each element of
+#: M and reads M three times; predicted as above for 50 TFLOP/s, 400 by TF32, 3.3 TB/s.
+SAMPLES_OF_HEAD = {"strict": 128, "TF32": 1024}
+
+
+def fewest_samples_of_head(rows: Tensor) -> int:
+    """Return from how many samples on a head's gradients are made in one product."""
+    allowed = rows.dtype == torch.float32 and _tf32(torch.backends.cuda.matmul)
+    return SAMPLES_OF_HEAD["TF32" if allowed else "strict"]
+
 
 def most_live(layer: Convolution | Linear) -> float:
     """Return the largest share of live outputs at which ``layer`` runs gated."""
@@ -41,6 +55,14 @@ def most_live(layer: Convolution | Linear) -> float:
         return MOST_LIVE_OF_FEW
     if weight.dtype == torch.float64:
         return MOST_LIVE["gpu, float64"][type(layer)]
-    allowed = torch.backends.cudnn.allow_tf32
+    allowed = _tf32(torch.backends.cudnn)
     precision = "TF32 allowed" if allowed else "strict float32"
     return MOST_LIVE[f"gpu, {precision}"][type(layer)]
+
+
+def _tf32(products: Any) -> bool:
+    """Whether a kind of products may use TF32, by torch's older or newer setting."""
+    try:
+        return bool(products.allow_tf32)
+    except RuntimeError:  # the newer one has been used, and it says something else
+        return getattr(products, "fp32_precision", "") == "tf32"

@@ -19,7 +19,8 @@ from specs import Drawn
 from torch import nn
 
 import fastjac
-from fastjac import native
+from fastjac import native, thresholds
+from fastjac.rules import dense_head
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 
@@ -37,12 +38,42 @@ def of_one_dimension() -> nn.Module:
     )
 
 
+@pytest.fixture(params=[2, 1 << 30], ids=["one product", "two products"])
+def head(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From two samples on both gradients of a head in one product, or never."""
+    monkeypatch.setitem(thresholds.SAMPLES_OF_HEAD, "strict", request.param)
+
+
+@pytest.mark.parametrize("block", [1, dense_head.BLOCK])
+def test_the_head_equals_the_oracle(
+    head: None, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense_head, "BLOCK", block)
+    make = seeded_build(
+        lambda: nn.Sequential(
+            nn.Linear(6, 5), nn.ReLU(), nn.Dropout(0.3), nn.Linear(5, 4)
+        )
+    )
+    for frozen in (None, 0, 3):
+
+        def build(dtype: torch.dtype, frozen: int | None = frozen) -> nn.Module:
+            model = make(dtype)
+            if frozen is not None:
+                model[frozen].weight.requires_grad_(False)
+            return model
+
+        compare(build, torch.rand(7, 6).double(), paths=["standin"])
+
+
 @pytest.mark.parametrize("chunk", [None, 1, 5])
 @pytest.mark.parametrize(
     "make, shape", [(convolutional, (3, 1, 10, 10)), (of_one_dimension, (2, 3, 19))]
 )
 def test_a_convolutional_network_equals_the_oracle(
-    make: Callable[[], nn.Module], shape: tuple[int, ...], chunk: int | None
+    head: None,
+    make: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    chunk: int | None,
 ) -> None:
     def complete() -> nn.Module:
         model = make()
@@ -70,7 +101,7 @@ def test_pooled_convolutions_run_gated() -> None:
     with take_path("standin"):
         text = str(fastjac.explain(model, torch.rand(2, 1, 10, 10)))
     assert text.count("gated") == 3
-    assert "Linear + Gate" not in text
+    assert "Linear + Gate + Linear" in text
 
 
 def test_the_standin_is_put_back() -> None:
