@@ -17,6 +17,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/jsma_step.h"
 #include "cpu/squared_norms.h"
+#include "live_bindings.h"
 #if FASTJAC_WITH_CUDA
 #    include "cuda/bindings.h"
 #endif
@@ -101,6 +102,7 @@ PYBIND11_MODULE(_native, m) {
     fastjac::bind_gated_conv(m);
     fastjac::bind_gated_head(m);
     fastjac::bind_live_list(m);
+    fastjac::bind_live_pull(m);
     fastjac::bind_attack_steps(m);
 #if FASTJAC_WITH_CUDA
     py::module_ cuda = m.def_submodule("cuda");

@@ -19,6 +19,7 @@ from fastjac.rules.layout import Packed
 from fastjac.rules.linear import Linear
 from fastjac.rules.live import Live
 from fastjac.rules.pooling import Average, Route
+from fastjac.rules.shape import Reshape
 from fastjac.thresholds import most_live
 
 
@@ -36,7 +37,35 @@ def fused(rules: list[Rule], at_logits: bool = False) -> list[Rule]:
     while position < len(rules):
         rule, position = _next(rules, position, at_logits)
         joined.append(rule)
+    _tell_what_is_live_below(joined)
     return joined
+
+
+def _tell_what_is_live_below(rules: list[Rule]) -> None:
+    """Let linear layers know which of their inputs the layer below has alive."""
+    below: GatedLayer | None = None
+    for rule in rules:
+        if isinstance(rule, Reshape):
+            continue
+        layer = rule.hidden if isinstance(rule, GatedHead) else rule
+        if isinstance(layer, GatedLayer):
+            if below is not None and _reads_all_of(layer, below):
+                layer.below = below.live
+            below = layer
+        else:
+            below = None
+
+
+def _reads_all_of(layer: GatedLayer, below: GatedLayer) -> bool:
+    """Whether a layer is linear in the outputs of the one below, an entry for each."""
+    outputs = below.live.out_shape
+    return (
+        isinstance(layer.layer, Linear)
+        and not native.on_gpu(layer.layer.weight)
+        and layer.live.out_shape[0] == outputs[0]
+        and layer.packed.in_channels == outputs[1:].numel()
+        and below.live.geometry.pooled_pixels == outputs[2:].numel()
+    )
 
 
 def gates_at_end(rules: list[Rule], gates: list[Rule]) -> bool:

@@ -147,6 +147,43 @@ def live_rows(live: Live, rows: Tensor, compact: Tensor, *, gather: bool) -> Non
     )
 
 
+def live_pull(
+    live: Live, below: Live, *, weight: Tensor, compact: Tensor, out: Tensor
+) -> None:
+    """Pull through a linear layer to those inputs that the layer below has alive.
+
+    Args:
+        live: the live outputs of the layer.
+        below: the live outputs of the layer below, whose outputs, flattened, are the
+            layer's inputs.
+        weight: (I, C), transposed.
+        compact: (n C, stride), rows of the live entries; stride holds whole vectors.
+        out: (n, I, stride), written at live inputs only.
+
+    Raises:
+        ValueError: the dtypes or devices differ.
+    """
+    _same_kind(live.factors, weight, compact, out)
+    inputs, channels = weight.shape
+    native.module().live_pull(
+        weight=weight.data_ptr(),
+        starts=live.starts.data_ptr(),
+        channels=live.channels.data_ptr(),
+        compact=compact.data_ptr(),
+        below_starts=below.starts.data_ptr(),
+        below_channels=below.channels.data_ptr(),
+        below_sources=below.sources.data_ptr(),
+        out=out.data_ptr(),
+        samples=live.samples,
+        channel_count=channels,
+        input_count=inputs,
+        below_pixels=below.geometry.pixels,
+        below_pooled=below.geometry.pooled_pixels,
+        row_stride=compact.shape[1],
+        **native.launch_arguments(out),
+    )
+
+
 def gated_conv(
     direction: str,
     live: Live,

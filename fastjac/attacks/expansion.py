@@ -13,6 +13,7 @@ from fastjac.attacks.arguments import Model, check_logits
 from fastjac.forward import Origin, unwrapped
 from fastjac.linearization import Linearization
 from fastjac.rules.base import Samples
+from fastjac.rules.layout import weights_kept
 from fastjac.source import FusedRows, Rows, open_rows
 
 _MODE_DEPENDENT = (
@@ -42,7 +43,7 @@ def evaluation_mode(model: Model) -> Iterator[None]:
     for module in training:
         module.training = False
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), weights_kept():
             yield
     finally:
         for module in training:

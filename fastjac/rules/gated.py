@@ -14,9 +14,13 @@ from torch import Tensor
 from fastjac import native_conv, workspace
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule, Samples, Sums
-from fastjac.rules.layout import InputLayout, Packed
+from fastjac.rules.layout import InputLayout, Packed, padded
 from fastjac.rules.live import Live
 from fastjac.rules.pooling import Average, Route
+
+#: The largest share of live inputs, over that of the lanes which hold rows, at which
+#: pulling to them alone beats pulling to all (bench/NOTES.md).
+MOST_LIVE_BELOW = 0.8
 
 
 class GatedLayer(Rule):
@@ -36,13 +40,39 @@ class GatedLayer(Rule):
         self._made_of = made_of
         #: Whether the next rule up is gated too and wants tangents channels-last.
         self.feeds_gated = False
+        #: For a linear layer: the live outputs of the gated layer right below it.
+        self.below: Live | None = None
         self._gathered: tuple[Tensor, Tensor] | None = None
 
     def pull(self, rows: Tensor) -> Tensor:
+        if self.below is not None:
+            pulled = self._pull_to_live(rows, self.below)
+            if pulled is not None:
+                return pulled
         layout = InputLayout(self.packed, rows.shape[0])
         pulled = layout.empty(rows)
         self._run("pull", layout, self._gather(rows), pulled)
         return pulled
+
+    def _pull_to_live(self, rows: Tensor, below: Live) -> Tensor | None:
+        """Pull to the inputs that the layer below has alive; None if it does not pay.
+
+        The other inputs hold anything: only that layer reads the rows, and only these.
+        """
+        stride = padded(rows.shape[0], self.packed.lanes)
+        if below.share() > MOST_LIVE_BELOW * rows.shape[0] / stride:
+            return None
+        weight = self.packed.transposed()
+        if weight is None:
+            return None
+        samples = rows.shape[1]
+        compact = workspace.empty((self.live.entries, stride), rows)
+        self.live.gather(rows, compact)
+        pulled = workspace.empty((samples, weight.shape[0], stride), rows)
+        native_conv.live_pull(
+            self.live, below, weight=weight, compact=compact, out=pulled
+        )
+        return pulled[..., : rows.shape[0]].permute(2, 0, 1)
 
     def push(self, tangents: Tensor) -> Tensor:
         count, samples = tangents.shape[:2]
@@ -69,6 +99,8 @@ class GatedLayer(Rule):
         live = self.live.narrow(samples)
         narrowed = GatedLayer(self.layer, self.packed, live, self._made_of)
         narrowed.feeds_gated = self.feeds_gated
+        if self.below is not None:
+            narrowed.below = self.below.narrow(samples)
         return narrowed
 
     def release(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +16,42 @@ from fastjac.rules.linear import Linear
 
 #: Bytes of a CPU's widest vector; strides of layouts there are multiples of it.
 VECTOR_BYTES = 64
+
+
+class _Kept(threading.local):
+    """Transposed weights by the identity of the weight, which is held along."""
+
+    weights: dict[int, tuple[Tensor, int, Tensor]] | None = None
+
+
+_kept = _Kept()
+
+
+@contextmanager
+def weights_kept() -> Iterator[None]:
+    """Let layers transpose their weights once for many linearisations of one model.
+
+    For loops that measure a model and do not change it. A weight that is changed in
+    place all the same is transposed anew.
+    """
+    outer = _kept.weights
+    _kept.weights = {} if outer is None else outer
+    try:
+        yield
+    finally:
+        _kept.weights = outer
+
+
+def _transposed(weight: Tensor) -> Tensor | None:
+    """Return a weight's transpose in memory of its own, if that is worth its while."""
+    kept = _kept.weights
+    if kept is None or not weight.is_leaf or weight.is_inference():
+        return None
+    found = kept.get(id(weight))
+    if found is None or found[1] != weight._version:
+        found = weight, weight._version, weight.detach().t().contiguous()
+        kept[id(weight)] = found
+    return found[2]
 
 
 class Packed:
@@ -34,6 +73,7 @@ class Packed:
         self.geometry = self._geometry(layer, planes, pooled_pixels)
         taps = weight.flatten(2).permute(2, 0, 1) if self.rank else weight.unsqueeze(0)
         self._taps = taps
+        self._parameter = layer.weights[0]
         self._weights: dict[bool, Tensor] = {}
 
     def weight(self, lanes_are_rows: bool) -> Tensor:
@@ -50,6 +90,10 @@ class Packed:
                 packed[..., : self.in_channels] = self._taps
             self._weights[lanes_are_rows] = packed
         return self._weights[lanes_are_rows]
+
+    def transposed(self) -> Tensor | None:
+        """Return a linear layer's weight as (I, C), within `weights_kept` only."""
+        return None if self.rank else _transposed(self._parameter)
 
     @property
     def channels_leave_lanes(self) -> bool:

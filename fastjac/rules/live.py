@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ class Live:
     route: Tensor | None
     #: The list that this one is a part of: its memory is lent for its lifetime.
     whole: Live | None = None
+    #: The part that was taken last, and of which samples: two rules may hold it.
+    _part: tuple[Samples, weakref.ref[Live]] | None = None
 
     @staticmethod
     def listed(
@@ -102,6 +105,10 @@ class Live:
 
     def narrow(self, samples: Samples) -> Live:
         """Return the list of a range of samples."""
+        if self._part is not None and self._part[0] is samples:
+            part = self._part[1]()
+            if part is not None:
+                return part
         live = Live()
         live.geometry = self.geometry
         live.whole = self
@@ -112,7 +119,12 @@ class Live:
             live.positions = samples.of(self.positions)
         live.route = None if self.route is None else samples.of(self.route)
         live.out_shape = torch.Size((live.starts.shape[0], *self.out_shape[1:]))
+        self._part = samples, weakref.ref(live)
         return live
+
+    def share(self) -> float:
+        """Return the share of the outputs behind the pool that are live."""
+        return int(self.starts[:, -1].sum()) / max(1, self.entries)
 
     def gather(self, rows: Tensor, compact: Tensor) -> None:
         """Copy rows (R, n, C, ...) times the gates to live entries."""
