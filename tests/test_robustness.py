@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import attack_nets
 import pytest
@@ -173,6 +177,71 @@ def test_an_interrupted_evaluation_continues_to_the_same_result(evaluated, tmp_p
         robustness.evaluate(net, batches, checkpoint=file, progress=False)
     with pytest.raises(ValueError, match="is of other data: the labels of batch 0"):
         robustness.evaluate(net, batches[::-1], checkpoint=file, **OPTIONS)
+
+
+# An evaluation whose process kills itself in the middle of a forward pass, or not (0).
+JOB = """
+import os, signal, sys
+import attack_nets, torch
+from fastjac import robustness
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+state, report, dies_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+class Mortal(torch.nn.Module):
+    calls = 0
+
+    def __init__(self):
+        super().__init__()
+        self.net = attack_nets.conv(0).float().eval()
+
+    def forward(self, x):
+        Mortal.calls += 1
+        if Mortal.calls == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.net(x)
+
+x = torch.rand(20, 2, 6, 6)
+batches = [(part, torch.arange(len(part)) % 7) for part in x.split(4)]
+options = {"pgd_eps": (0.1,), "pgd_steps": 3, "jsma_steps": 4, "progress": False}
+found = robustness.evaluate(Mortal(), batches, checkpoint=state, **options)
+found.save(report)
+print(Mortal.calls)
+"""
+
+
+def test_an_evaluation_that_is_killed_goes_on_to_the_same_report(tmp_path):
+    def run(state: str, report: str, dies_at: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", JOB, str(tmp_path / state), report, str(dies_at)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+
+    whole = run("whole.ckpt", "whole.json", 0)
+    assert whole.returncode == 0, whole.stderr
+    calls = int(whole.stdout)
+    killed = run("state.ckpt", "rest.json", calls // 2)
+    assert (
+        killed.returncode == -signal.SIGKILL and not (tmp_path / "rest.json").exists()
+    )
+    rest = run("state.ckpt", "rest.json", 0)
+    assert rest.returncode == 0, rest.stderr
+    # It did not start over.
+    assert int(rest.stdout) < 0.8 * calls
+    assert (tmp_path / "rest.json").read_text() == (tmp_path / "whole.json").read_text()
+
+
+def test_the_bar_ends_where_the_limit_does(capsys):
+    net, x = attack_nets.conv(0).float(), torch.rand(20, 2, 6, 6)
+    data = torch.utils.data.TensorDataset(x, torch.zeros(20, dtype=torch.int64))
+    loader = torch.utils.data.DataLoader(data, batch_size=4)
+    options = {**OPTIONS, "progress": True}
+    assert robustness.evaluate(net, loader, limit=9, **options).samples == 9
+    assert "3/3" in capsys.readouterr().err
 
 
 def test_a_report_survives_its_json(evaluated, tmp_path):

@@ -115,10 +115,9 @@ def evaluate(
     done = resumed(checkpoint, identity)
     place = _device(model) if device is None else torch.device(device)
     left = float("inf") if limit is None else limit
-    total = len(loader) if isinstance(loader, Sized) else None
     with (
         evaluation_mode(model),
-        bar(total, progress, unit="batch") as shown,
+        bar(_batch_count(loader, limit), progress, unit="batch") as shown,
     ):
         for number, (x, y) in enumerate(loader):
             if left <= 0:
@@ -279,6 +278,16 @@ def _check(settings: Settings, limit: int | None) -> None:
         check_count("jsma_steps", settings.jsma_steps, 0)
     if limit is not None:
         check_count("limit", limit, 1)
+
+
+def _batch_count(loader: Iterable[Any], limit: int | None) -> int | None:
+    """How many batches will be looked at, as far as that is known beforehand."""
+    if not isinstance(loader, Sized):
+        return None
+    size = getattr(loader, "batch_size", None)
+    if limit is None or not isinstance(size, int):
+        return len(loader)
+    return min(len(loader), -(-limit // size))
 
 
 def _device(model: Model) -> torch.device | None:
