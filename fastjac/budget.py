@@ -135,8 +135,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _pair_bytes(linearization: Linearization) -> int:
-    size = torch.promote_types(linearization.logits_dtype, torch.float32).itemsize
-    return size * linearization.row_elements
+    return linearization.dtype.itemsize * linearization.row_elements
 
 
 def _fixed(linearization: Linearization) -> int:

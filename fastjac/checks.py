@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fastjac.precision import wide
+
 REDUCTIONS = ("frobenius", "sum", "mean", "none")
 BACKENDS = ("auto", "fused", "autograd")
 BATCH_STATISTICS = ("constant", "error")
@@ -112,7 +114,7 @@ def poison(value: Tensor, logits: Tensor) -> Tensor:
 
 
 def check_class_weights(weights: Tensor | None, logits: Tensor) -> Tensor | None:
-    """Return class weights as a (K,) tensor like the logits; raise if they are not."""
+    """Return class weights as a (K,) tensor for seeds; raise if they are not."""
     if weights is None:
         return None
     classes = logits.shape[1]
@@ -121,7 +123,7 @@ def check_class_weights(weights: Tensor | None, logits: Tensor) -> Tensor | None
             f"`class_weights` must be a tensor of shape ({classes},); got "
             f"{type(weights).__name__}"
         )
-    given = weights.to(dtype=logits.dtype, device=logits.device)
+    given = weights.to(dtype=wide(logits.dtype), device=logits.device)
     if given.shape != (classes,):
         raise ValueError(
             f"`class_weights` must have shape ({classes},), one weight a class; got "

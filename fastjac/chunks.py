@@ -36,7 +36,7 @@ def chunks(linearization: Linearization, rows: int, chunk: int | None) -> list[C
     samples = linearization.samples
     if chunk is None:
         best = CHUNK_BYTES.get(linearization.device.type, CHUNK_BYTES["cpu"])
-        size = linearization.logits_dtype.itemsize
+        size = linearization.dtype.itemsize
         chunk = max(1, best // (size * linearization.row_elements))
         chunk = affordable(linearization, rows, chunk)
     per_chunk = max(1, chunk // rows) if linearization.samplewise else samples

@@ -63,7 +63,7 @@ def fewer_rows(linearization: Linearization, seeds: Tensor) -> Tensor:
                 break
         columns = torch.linalg.qr(product)[0].t()
         fewer = columns if exact is None else columns @ exact
-        return fewer.to(linearization.logits_dtype)
+        return fewer.to(linearization.dtype)
 
 
 def _last_layers(linearization: Linearization) -> list[Tensor]:

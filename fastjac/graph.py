@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastjac.checks import detached
+from fastjac.precision import wide, widened
 
 Value = tuple[Any, int]
 
@@ -45,20 +46,26 @@ class Arc:
     read: dict[tuple[Any, str], Any]
 
     def saved(self, name: str) -> Any:
-        """Return what the node saved under ``name``.
+        """Return what the node saved under ``name``, in the precision of rows.
 
         Raises:
             RuntimeError: its memory was freed since.
         """
         key = self.node, name
         if key not in self.read:
-            self.read[key] = getattr(self.node, f"_saved_{name}")
-            _check_memory(self.node, self.read[key])
+            kept = getattr(self.node, f"_saved_{name}")
+            _check_memory(self.node, kept)
+            self.read[key] = widened(kept)
         return self.read[key]
 
     def saves(self, name: str) -> bool:
         """Whether the node saved something under ``name``, without reading it."""
         return f"_saved_{name}" in dir(self.node)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the rows at ``target``."""
+        return wide(meta(self.target).dtype)
 
     @property
     def in_shape(self) -> torch.Size:

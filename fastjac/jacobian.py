@@ -132,7 +132,7 @@ def spectral_norm(
             pulled = rows.pull(seeds.jacobian(logits), size).flatten(2)
             pulled = pulled.to(torch.promote_types(pulled.dtype, torch.float32))
             _, vectors = torch.linalg.eigh(pulled @ pulled.mT)
-            top = vectors[..., -1].unsqueeze(1).to(logits.dtype)
+            top = vectors[..., -1].unsqueeze(1)
         # d sigma = d ||u^T J|| at the left singular vector u, whose own change drops
         # out.
         squares = parallel.tied(rows.squared_norms(top, size), logits)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fastjac.fusion import fused, gates_at_end
+from fastjac.precision import wide
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule, Samples
 from fastjac.rules.gated import GatedLayer
@@ -50,7 +51,7 @@ class Linearization:
         self.batch_statistics = batch_statistics
         self.source, self.target = source, target
         self.x_shape = x.shape
-        self.x_dtype, self.logits_dtype = x.dtype, logits.dtype
+        self.x_dtype, self.dtype = x.dtype, wide(logits.dtype)
         self.device = logits.device
         self.samples, self.classes = logits.shape
         ends = {source, target}

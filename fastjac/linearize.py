@@ -24,6 +24,7 @@ from fastjac.graph import (
     value_of,
 )
 from fastjac.linearization import Edge, Linearization
+from fastjac.precision import Place
 from fastjac.recipes import (
     attention,
     elementwise,
@@ -114,8 +115,8 @@ def _rules(arc: Arc, name: str) -> list[Rule]:
         rules = [Expand(arc.in_shape, arc.out_shape), *rules]
     for rule in rules:
         rule.elements = arc.in_shape.numel()
-    source, target = meta(arc.source), meta(arc.target)
-    if (source.dtype, source.device) != (target.dtype, target.device):
+    source, target = Place.of(meta(arc.source)), Place.of(meta(arc.target))
+    if source != target:
         rules = [Cast(source, target), *rules]
     return rules
 
@@ -324,6 +325,8 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "StackBackward0": shapes.stack,
     "ConstantPadNdBackward0": shapes.padded,
     "CopySlices": shapes.write_into,
+    "AsStridedBackward0": shapes.as_strided,
+    "AsStridedBackward1": shapes.as_strided,
     # hooks of DistributedDataParallel and FSDP
     "_DDPSinkBackward": shapes.passed,
     "RegisterPostBackwardFunctionBackward": shapes.passed,
@@ -355,7 +358,6 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
             "DiagonalBackward0",
             "TrilBackward0",
             "TriuBackward0",
-            "AsStridedBackward0",
         ),
         shapes.through_node,
     ),

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastjac.checks import check_labels
+from fastjac.precision import wide
 
 
 def jacobian(
@@ -21,7 +22,7 @@ def jacobian(
     """
     classes = logits.shape[1]
     if projections is None:
-        chosen = torch.eye(classes, dtype=logits.dtype, device=logits.device)
+        chosen = torch.eye(classes, dtype=wide(logits.dtype), device=logits.device)
     else:
         chosen = orthonormal_rows(logits, projections, generator)
         chosen = chosen * (classes / projections) ** 0.5
@@ -41,7 +42,7 @@ def orthonormal_rows(
     q, r = torch.linalg.qr(normal)
     # QR is unique up to signs; Haar measure needs the diagonal of R positive.
     signs = torch.where(r.diagonal() < 0, -1.0, 1.0)
-    return (q * signs).t().to(device=logits.device, dtype=logits.dtype)
+    return (q * signs).t().to(device=logits.device, dtype=wide(logits.dtype))
 
 
 def cross_lipschitz(logits: Tensor) -> Tensor:
@@ -60,14 +61,14 @@ def cross_lipschitz(logits: Tensor) -> Tensor:
     ).tril()
     contrasts.diagonal(1).copy_(-order)
     contrasts = contrasts / (order * (order + 1)).sqrt().unsqueeze(1)
-    return (contrasts * (2 * classes) ** 0.5).to(logits.dtype)
+    return (contrasts * (2 * classes) ** 0.5).to(wide(logits.dtype))
 
 
 def input_gradient(y: Tensor, logits: Tensor) -> Tensor:
     """Return (N, 1, K) seeds ``softmax(z) - onehot(y)``, which carry gradient."""
     check_labels(y, logits)
-    seed = logits.softmax(1) - F.one_hot(y.long(), logits.shape[1])
-    return seed.unsqueeze(1)
+    probabilities = logits.to(wide(logits.dtype)).softmax(1)
+    return (probabilities - F.one_hot(y.long(), logits.shape[1])).unsqueeze(1)
 
 
 def hoffman(count: int, logits: Tensor) -> Tensor:
@@ -84,4 +85,4 @@ def hoffman(count: int, logits: Tensor) -> Tensor:
     for _ in range(count):
         vector = torch.randn(samples, classes)
         drawn.append(vector / vector.norm(2, 1, keepdim=True))
-    return torch.stack(drawn, 1).to(logits) * scale
+    return torch.stack(drawn, 1).to(logits.device, wide(logits.dtype)) * scale

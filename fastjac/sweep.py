@@ -72,7 +72,7 @@ class Sweep:
     ) -> None:
         check_seeds(seeds, linearization.samples, linearization.classes)
         self.linearization = linearization
-        self.seeds = seeds.detach().to(linearization.logits_dtype)
+        self.seeds = seeds.detach().to(linearization.dtype)
         self.rows = seeds.shape[-2]
         self.chunks = chunks(linearization, self.rows, chunk)
         #: Whether the chunks may be made smaller where memory runs out.

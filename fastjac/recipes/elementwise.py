@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastjac.graph import Arc, Unsupported, meta
+from fastjac.graph import Arc, Unsupported
 from fastjac.recipes.products import number
 from fastjac.recipes.shapes import reduced, signed
 from fastjac.rules.activation import Gate, Scale
@@ -23,7 +23,7 @@ def mul(arc: Arc) -> Rule:
 def div(arc: Arc) -> Rule:
     """A quotient a / b: a is scaled by 1 / b, b by -a / b^2."""
     with torch.enable_grad():
-        divisor = arc.saved("other").to(meta(arc.target).dtype)
+        divisor = arc.saved("other").to(arc.dtype)
         if arc.argument == 0:
             return scale(arc, 1 / divisor)
         return scale(arc, -arc.saved("self") / divisor.square())
@@ -80,7 +80,7 @@ def leaky(arc: Arc) -> Tensor:
 
 def dropped(arc: Arc) -> Tensor:
     """Dropout as one operation: the mask of what was kept, scaled up."""
-    mask = arc.saved("result1").to(meta(arc.target).dtype)
+    mask = arc.saved("result1").to(arc.dtype)
     keep = 1 - float(arc.saved("p"))
     return mask / keep if keep > 0 else mask
 

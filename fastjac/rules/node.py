@@ -15,9 +15,9 @@ from fastjac.rules.base import Rule
 class Node(Rule):
     """``pull`` calls the node that autograd recorded, ``push`` transposes that call.
 
-    One call a row, of the whole batch: exact for every linear operation (padding
-    modes, interpolation, indexing, writes into slices), and the way for those that are
-    too rare for a rule of their own.
+    One call a row, of the whole batch, in the precision of the operation itself: exact
+    for every linear operation (padding modes, interpolation, indexing, writes into
+    slices), and the way for those that are too rare for a rule of their own.
     """
 
     moves = False
@@ -41,8 +41,7 @@ class Node(Rule):
         pushed = []
         for tangent in tangents.unbind(0):
             with torch.enable_grad():
-                row = tangent.new_zeros(like.shape, dtype=like.dtype)
-                row.requires_grad_()
+                row = tangent.new_zeros(like.shape).requires_grad_()
                 pulled = self._call(row)
             (column,) = torch.autograd.grad(
                 pulled, row, tangent, materialize_grads=True
@@ -54,12 +53,15 @@ class Node(Rule):
         return "autograd node, row by row"
 
     def _call(self, row: Tensor) -> Tensor:
+        given = row.to(self.likes[self.output].dtype)
         outputs = [
-            row if i == self.output else row.new_zeros(like.shape, dtype=like.dtype)
+            given if i == self.output else row.new_zeros(like.shape, dtype=like.dtype)
             for i, like in enumerate(self.likes)
         ]
         pulled = self.node(*outputs)
-        return pulled[self.argument] if isinstance(pulled, tuple) else pulled
+        if isinstance(pulled, tuple):
+            pulled = pulled[self.argument]
+        return pulled.to(row.dtype)
 
 
 def outside_backward(function: Callable[[], Tensor], like: Tensor) -> Tensor:

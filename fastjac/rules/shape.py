@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastjac.precision import Place
 from fastjac.rules.base import Rule, repeats
-
-
-class Placement(Protocol):
-    """Where and as what a tensor is held: a tensor, or autograd's note of one."""
-
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
 
 
 class Reshape(Rule):
@@ -153,7 +144,7 @@ class Slice(Rule):
 class Cast(Rule):
     """A change of dtype or device, as autocast and ``.to()`` make."""
 
-    def __init__(self, source: Placement, target: Placement) -> None:
+    def __init__(self, source: Place, target: Place) -> None:
         self.source, self.target = source, target
 
     def pull(self, rows: Tensor) -> Tensor:
