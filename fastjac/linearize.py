@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastjac.eager import eager
+from fastjac.edges import Edge
 from fastjac.graph import (
     Arc,
     Unsupported,
@@ -23,7 +24,7 @@ from fastjac.graph import (
     short_name,
     value_of,
 )
-from fastjac.linearization import Edge, Linearization
+from fastjac.linearization import Linearization
 from fastjac.precision import Place
 from fastjac.recipes import (
     attention,
@@ -101,7 +102,7 @@ def _edges(arc: Arc) -> list[Edge]:
         raise NotImplementedError(f"{name}: {OPAQUE[name]}")
     if name in ATTENTION:
         return attention.attention(arc)
-    return [Edge(arc.source, arc.target, _rules(arc, name), [arc.in_shape])]
+    return [Edge(arc.source, arc.target, _rules(arc, name))]
 
 
 def _rules(arc: Arc, name: str) -> list[Rule]:

@@ -19,8 +19,9 @@ from fastjac import workspace
 from fastjac.budget import shrunk
 from fastjac.checks import check_seeds
 from fastjac.chunks import Chunk, chunks
+from fastjac.edges import Edge
 from fastjac.joins import Joins
-from fastjac.linearization import Edge, Linearization
+from fastjac.linearization import Linearization
 from fastjac.retry import in_chunks
 from fastjac.rules.base import Rule, Samples, Sum, repeats
 

@@ -107,14 +107,7 @@ def _picked(linearization: Linearization, keep: Tensor) -> Linearization:
     picked.samples = len(keep)
     picked.x_shape = torch.Size([len(keep), *linearization.x_shape[1:]])
     picked.edges = [
-        replace(
-            edge,
-            rules=[rule.narrow(samples) for rule in edge.rules],
-            shapes=[
-                torch.Size([shape[0] // total * len(keep), *shape[1:]])
-                for shape in edge.shapes
-            ],
-        )
+        replace(edge, rules=[rule.narrow(samples) for rule in edge.rules])
         for edge in linearization.edges
     ]
     return picked

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastjac.edges import Edge
 from fastjac.graph import Arc, Unsupported, Value, meta
-from fastjac.linearization import Edge
 from fastjac.rules.base import Rule
 from fastjac.rules.linear import MatrixProduct
 from fastjac.rules.shape import Expand, Permute
@@ -57,7 +57,7 @@ def attention(arc: Arc) -> list[Edge]:
 def _edge(source: Value, target: Value, rules: list[Rule], shape: torch.Size) -> Edge:
     for rule in rules:
         rule.elements = shape.numel()
-    return Edge(source, target, rules, [shape])
+    return Edge(source, target, rules)
 
 
 def _scale(arc: Arc, query: Tensor) -> float:

@@ -40,8 +40,7 @@ def batch_norm(arc: Arc) -> Rule | list[Rule]:
     its gradient. Statistics of each sample (InstanceNorm) are differentiated.
     """
     if is_instance_norm(arc):
-        channels = torch.Size((arc.in_shape[1], arc.in_shape[2:].numel()))
-        return [*_standardised(arc, channels, "result2"), *_scaled(arc, a_channel=True)]
+        return _instance_norm(arc)
     _only_input(arc)
     if arc.saved("training"):
         inverse = arc.saved("result2").detach()
@@ -51,6 +50,18 @@ def batch_norm(arc: Arc) -> Rule | list[Rule]:
     with torch.enable_grad():
         factor = inverse if weight is None else weight * inverse
         return scale(arc, _of_channels(factor, arc))
+
+
+def _instance_norm(arc: Arc) -> list[Rule]:
+    """Each channel of a sample standardised and scaled, (N C) of them in a row."""
+    planes = torch.Size((arc.in_shape[1], arc.in_shape[2:].numel()))
+    inwards, rule, outwards = _standardised(arc, planes, "result2")
+    weight = arc.saved("weight")
+    if weight is None:
+        return [inwards, rule, outwards]
+    with torch.enable_grad():
+        scaled = scale(arc, weight.unsqueeze(1), planes)
+    return [inwards, rule, scaled, outwards]
 
 
 def has_batch_statistics(arc: Arc) -> bool:

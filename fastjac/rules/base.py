@@ -69,6 +69,10 @@ class Rule:
         ``sums`` has one entry a weight; it is None for a weight that is frozen.
         """
 
+    def apart(self, samples: int) -> bool:
+        """Whether ``A`` keeps this many samples apart along dimension 0."""
+        return self.samplewise
+
     def narrow(self, samples: Samples) -> Rule:
         """Return the same map for a range of samples only."""
         return self

@@ -25,6 +25,12 @@ class Reshape(Rule):
     def push(self, tangents: Tensor) -> Tensor:
         return self._reshape(tangents, self.out_shape)
 
+    def apart(self, samples: int) -> bool:
+        return self.samplewise and all(
+            shape[0] > 0 and shape[0] % samples == 0
+            for shape in (self.in_shape, self.out_shape)
+        )
+
     def _reshape(self, rows: Tensor, shape: torch.Size) -> Tensor:
         if not self.samplewise:
             return rows.reshape(rows.shape[0], *shape)
