@@ -58,7 +58,8 @@ def _measure(case: dict) -> float:
     x = torch.rand(case["samples"], *shape, requires_grad=True)
     fastjac.jacobian_penalty(net, x[:1, :, :8, :8]).backward()  # loads what is lazy
     if "best" in case:
-        chunks.CHUNK_BYTES["cpu"] = case["best"] << 20
+        for table in (chunks.CHUNK_BYTES, chunks.DENSE_CHUNK_BYTES):
+            table["cpu"] = case["best"] << 20
     if "budget" in case:
         fastjac.memory_budget(case["budget"] << 20)
     logits = net(x)

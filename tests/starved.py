@@ -70,7 +70,8 @@ def main(path: str, reduction: str, at: int, steps: int = 1, chunk: object = "au
     net, x = network(), torch.rand(24, 3, 32, 32).double()
     with take_path(path):
         truth = step(net, x, reduction=reduction, chunk=8, backend="fused")
-        chunks.CHUNK_BYTES["cpu"] = 64 * 8 * 9000
+        for table in (chunks.CHUNK_BYTES, chunks.DENSE_CHUNK_BYTES):
+            table["cpu"] = 64 * 8 * 9000
         starving = Starving(at)
         found: dict = {"raised": ""}
         options = {"reduction": reduction, "chunk": chunk, "backend": "fused"}

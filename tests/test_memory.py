@@ -30,7 +30,8 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def large_chunks(monkeypatch: pytest.MonkeyPatch, clean: None) -> None:
     """For speed everything at once, so that only the budget can make chunks."""
-    monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", 1 << 40)
+    for table in (chunks.CHUNK_BYTES, chunks.DENSE_CHUNK_BYTES):
+        monkeypatch.setitem(table, "cpu", 1 << 40)
 
 
 def sweep_of(rows: int = 4, chunk: int | None = None) -> Sweep:
