@@ -54,6 +54,23 @@ def test_geometry_is_its_formulas(chunk, path):
     assert (near.curvature <= near.curvature_bound).all()
 
 
+def test_the_bound_of_eq_12_is_reached_where_two_rows_are_opposite():
+    net = nn.Linear(5, 4, bias=False).double()
+    net.weight.data[2:] = 0
+    net.weight.data[1] = -net.weight.data[0]
+    x = torch.randn(30, 5, dtype=torch.float64)
+    z = net(x).detach()
+    near = robustness.geometry(net, x)
+    # |z_1 - z_2| = 2 |z_1| is the gap to the opposite row, |z_1| to the zero rows.
+    steep = net.weight[0].norm().detach()
+    torch.testing.assert_close(near.distance, z[:, 0].abs() / steep)
+    torch.testing.assert_close(near.lower_bound, near.distance / 2)
+    two = nn.Linear(5, 2, bias=False).double()
+    two.weight.data = net.weight.data[:2]
+    near = robustness.geometry(two, x)
+    torch.testing.assert_close(near.lower_bound, near.distance)
+
+
 def test_geometry_in_blocks_of_classes_is_the_same(monkeypatch):
     net, x = attack_nets.conv(1), torch.randn(3, 2, 6, 6, dtype=torch.float64)
     whole = robustness.geometry(net, x)

@@ -10,6 +10,22 @@ that the model gives, and :math:`k` any other (section 3 of Jakubovitz and Girye
     eq. 14   kappa = x^T (H_k1 - H_k2) x, with H_k taken as J_k^T J_k,
                    = (J_k1 x)^2 - (J_k2 x)^2
     eq. 15   kappa <= ||J x||^2 <= ||J||_F^2 ||x||_2^2
+
+What each is:
+
+* Eq. 11 is the exact distance from :math:`x` to the nearest decision boundary of the
+  linearised model :math:`z(x) + J r`: the hyperplane between k* and k is
+  :math:`(z_{k*} - z_k) + (J_{k*} - J_k) r = 0`. Of the model itself it is an estimate.
+* Eq. 12 follows for the linearised model: a difference of two rows is at most
+  :math:`\sqrt2` times as long as both together, :math:`\|a - b\|^2 \le 2\|a\|^2 +
+  2\|b\|^2`, and two rows are part of :math:`\|J\|_F^2`. Equality: :math:`J_k = -J_{k*}`
+  and all other rows zero. It bounds eq. 11, not the distance in the model itself.
+* Eq. 14 takes the Hessian of a logit for the outer product of its gradient, as in the
+  Gauss-Newton method; the Hessian of a piecewise-linear network is zero almost
+  everywhere. So it is a heuristic: how much the two logits differ in steepness along
+  :math:`x`, in squared logits, of either sign.
+* Eq. 15 follows from eq. 14: one square among :math:`\|Jx\|^2 = \sum_k (J_k x)^2`, and
+  then Cauchy and Schwarz, row by row.
 """
 
 from dataclasses import dataclass
@@ -145,6 +161,7 @@ def distance_estimate(
 ) -> Tensor:
     """Distance to the nearest boundary of the linearised model, `(N,)`, eq. 11.
 
+    In the units of x, l2. The first step of DeepFool without its margin and overshoot.
     Arguments and errors as of `geometry`.
 
     Example:
@@ -163,6 +180,7 @@ def distance_lower_bound(
 ) -> Tensor:
     """Lower bound of the `distance_estimate` by the Jacobian's norm, `(N,)`, eq. 12.
 
+    What the penalty raises. It is no certificate: the model is not linear.
     Arguments and errors as of `geometry`.
     """
     return geometry(model, x, chunk=chunk, backend=backend).lower_bound
@@ -173,6 +191,8 @@ def curvature_bound(
 ) -> Tensor:
     """Upper bound of the boundary's curvature, `(N,)`, eq. 15.
 
+    ||J||_F^2 ||x||_2^2, in squared logits; of eq. 14's estimate, which takes Hessians
+    for outer products of gradients.
     Arguments and errors as of `geometry`.
     """
     return geometry(model, x, chunk=chunk, backend=backend).curvature_bound
