@@ -143,6 +143,32 @@ def test_dropout_inside_of_attention() -> None:
     assert torch.allclose(got, expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("reduction", ["frobenius", "none"])
+def test_gradients_are_finite_differences_through_attention_norms_and_gelu(
+    reduction: str,
+) -> None:
+    """No autograd graph is asked here: gradcheck perturbs the weights."""
+    model = nn.Sequential(
+        nn.LayerNorm(6), Attention("self"), nn.GELU(), nn.Softmax(1)
+    ).to(DOUBLE)  # fmt: skip
+    x = torch.randn(2, 6, dtype=DOUBLE)
+    names = ["0.weight", "1.before.bias", "1.behind.weight", "1.behind.bias"]
+    weights = [dict(model.named_parameters())[name] for name in names]
+
+    def penalty(*values: Tensor) -> Tensor:
+        def forward(x: Tensor) -> Tensor:
+            return torch.func.functional_call(
+                model, dict(zip(names, values, strict=True)), (x,)
+            )
+
+        return fastjac.jacobian_penalty(
+            forward, x, reduction=reduction, backend="fused"
+        )
+
+    start = [weight.detach().clone().requires_grad_() for weight in weights]
+    assert torch.autograd.gradcheck(penalty, start, fast_mode=True)
+
+
 def node_names(logits: Tensor) -> set[str]:
     names, stack = set(), [logits.grad_fn]
     while stack:
