@@ -3,79 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastjac import profiling, seeds
 from fastjac.eager import eager
+from fastjac.explanation import Explanation, Missing, Step
+from fastjac.fewer_rows import fewer_rows
 from fastjac.forward import Origin, forward
 from fastjac.graph import Unsupported
-from fastjac.linearize import linearize
+from fastjac.linearization import Linearization
+from fastjac.linearize import linearize, without_rule
 from fastjac.rules.base import Rule
 
-
-@dataclass(frozen=True)
-class Step:
-    """One rule of the linearised network, in the order of the forward pass."""
-
-    #: What it is: a class of fastjac.rules.
-    rule: str
-    #: How it runs, e.g. "gated, 14% of outputs live".
-    runs: str
-    #: Shapes of the weights that it holds.
-    weights: list[tuple[int, ...]]
-    #: Elements of those weights that get a gradient.
-    trainable: int
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What `explain` found; prints as text, `as_dict` gives data."""
-
-    #: "fused", or "autograd" for the fallback.
-    backend: str
-    #: Why the fallback, and where in the model; None if fused.
-    reason: str | None
-    #: Shape (N, K) of the logits.
-    logits: tuple[int, int]
-    steps: list[Step]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain Python data, e.g. for JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        samples, classes = self.logits
-        if self.reason is not None:
-            return (
-                f"falls back to autograd ({classes} backward passes) because "
-                f"{self.reason}"
-            )
-        width = max((len(step.rule) for step in self.steps), default=0)
-        lines = [
-            f"fused: {classes} rows for each of {samples} samples through "
-            f"{len(self.steps)} step{'s' * (len(self.steps) != 1)}, input first"
-        ]
-        for step in self.steps:
-            weights = ", ".join("x".join(map(str, shape)) for shape in step.weights)
-            frozen = " frozen" if step.weights and not step.trainable else ""
-            note = f"  [weight {weights}{frozen}]" if weights else ""
-            lines.append(f"  {step.rule:{width}}  {step.runs}{note}")
-        return "\n".join(lines)
+#: What to do about operations without a rule, by how their names begin.
+ADVICE = {
+    "Cumprod": "write the product with exp, log and cumsum, or multiply term by term",
+    "Sort": "use max, topk's gather, or keep sorting out of the path to the logits",
+    "CopySlices": "write the result into a new tensor, with torch.where or torch.cat",
+}
+OTHERWISE = (
+    "write it with operations that have a rule, or keep it out of the path from x to "
+    "the logits"
+)
 
 
 @eager
-def explain(model: Callable[[Tensor], Tensor], x: Tensor) -> Explanation:
+def explain(
+    model: Callable[[Tensor], Tensor], x: Tensor, *, profile: bool = False
+) -> Explanation:
     """Say how penalties run on a model: layer by layer, or why they fall back.
 
     Args:
         model: maps x to logits of shape (N, K).
         x: (N, ...), a typical batch: densities of live outputs are measured on it.
+        profile: run two sweeps, and give each layer's share of the time of the second.
 
     Returns:
-        An `Explanation`; print it.
+        An `Explanation`; print it, hand it to a console of rich for a table, or take
+        its fields, or ``as_dict()``, as data. Operations are two for each multiply-add,
+        over all rows and the passes that a layer takes part in; bytes are those of all
+        rows at its input.
 
     Raises:
         TypeError, ValueError: as `fastjac.jacobian_penalty`.
@@ -85,28 +54,49 @@ def explain(model: Callable[[Tensor], Tensor], x: Tensor) -> Explanation:
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 3))
         >>> print(fastjac.explain(net, torch.randn(2, 4)))
         fused: 3 rows for each of 2 samples through 2 steps, input first
-          Linear  dense, matrix product  [weight 8x4]
-          Linear  dense, matrix product  [weight 3x8]
+          Linear: dense, matrix product
+              1.2 kFLOP, 96 B, weight 8x4
+          Linear: dense, matrix product
+              864 FLOP, 192 B, weight 3x8
     """
     logits, leaf = forward(model, x)
-    shape = (logits.shape[0], logits.shape[1])
+    samples, classes = logits.shape
     origin = Origin(model, leaf)
     try:
         with origin.gathered():
             linearization = linearize(logits, leaf)
-    except Unsupported as missing:
-        where = origin.locate(missing.name)
-        reason = f"{missing.name} has no fused rule ({missing.reason}){where}"
-        return Explanation("autograd", reason, shape, [])
+    except Unsupported:
+        missing = [_missing(one, origin) for one in without_rule(logits, leaf)]
+        return Explanation("autograd", (samples, classes), classes, [], missing)
     with torch.no_grad():
-        steps = [_step(rule) for rule in linearization.rules]
-    return Explanation("fused", None, shape, steps)
+        chosen = fewer_rows(linearization, seeds.jacobian(logits))
+        steps = _steps(linearization, chosen, profile)
+    return Explanation("fused", (samples, classes), len(chosen), steps, [])
 
 
-def _step(rule: Rule) -> Step:
-    return Step(
-        rule=rule.name,
-        runs=rule.describe(),
-        weights=[tuple(weight.shape) for weight in rule.weights],
-        trainable=sum(w.numel() for w in rule.weights if w.requires_grad),
-    )
+def _missing(one: Unsupported, origin: Origin) -> Missing:
+    advice = next((ADVICE[n] for n in ADVICE if one.name.startswith(n)), OTHERWISE)
+    return Missing(one.name, one.reason, origin.locate(one.name), advice)
+
+
+def _steps(linearization: Linearization, chosen: Tensor, profile: bool) -> list[Step]:
+    rows, size = len(chosen), linearization.dtype.itemsize
+    steps = [_step(rule, rows, size) for rule in linearization.rules]
+    if not profile:
+        return [Step(**step) for step in steps]
+    times = profiling.shares(linearization, chosen)
+    return [Step(**step, time=share) for step, share in zip(steps, times, strict=True)]
+
+
+def _step(rule: Rule, rows: int, size: int) -> dict:
+    trainable = sum(w.numel() for w in rule.weights if w.requires_grad)
+    passes = 3 if trainable else 2
+    return {
+        "rule": rule.name,
+        "runs": rule.describe(),
+        "density": rule.density(),
+        "weights": [tuple(weight.shape) for weight in rule.weights],
+        "trainable": trainable,
+        "operations": 2 * passes * rows * rule.multiplications,
+        "bytes": size * rows * rule.elements,
+    }

@@ -71,6 +71,18 @@ def linearize(logits: Tensor, x: Tensor) -> Linearization:
     )
 
 
+def without_rule(logits: Tensor, x: Tensor) -> list[Unsupported]:
+    """Return the operations between x and logits that have no rule, one of a kind."""
+    found: dict[tuple[str, str], Unsupported] = {}
+    with recomputed_once():
+        for arc in connecting_arcs(logits, x):
+            try:
+                _edges(arc)
+            except Unsupported as missing:
+                found.setdefault((missing.name, missing.reason), missing)
+    return list(found.values())
+
+
 def batch_norm_in_training(logits: Tensor, x: Tensor) -> str | None:
     """Return the name of a BatchNorm node in training mode between x and logits."""
     return _with_batch_statistics(connecting_arcs(logits, x))

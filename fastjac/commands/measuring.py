@@ -104,6 +104,11 @@ def explain(
     batch_size: BatchSize = 64,
     seed: Seed = 0,
     device: Device = "auto",
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Measure each layer's share of time.")
+    ] = False,
+    table: Annotated[bool, typer.Option("--table", help="Print a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show how the penalty runs through a network: fused, sparse, dense, and why."""
     if bool(model) == (model_file is not None):
@@ -120,7 +125,14 @@ def explain(
         check_fit(images, network)
         x = images.test.tensors[0][:batch_size]
     place = device_of(device)
-    print(fastjac.explain(network.to(place).eval(), x.to(place)))
+    network.to(place).eval()
+    explanation = fastjac.explain(network, x.to(place), profile=profile)
+    if as_json:
+        print(json.dumps(explanation.as_dict(), indent=2))
+    elif table:
+        Console().print(explanation)
+    else:
+        print(explanation)
 
 
 def info(

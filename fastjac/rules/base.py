@@ -85,6 +85,10 @@ class Rule:
         """Multiply-adds of ``A`` times one row, all samples together."""
         return self.elements
 
+    def density(self) -> float | None:
+        """Return the share of the outputs that are live where only they are touched."""
+        return None
+
     @property
     def name(self) -> str:
         """What the rule is, for `explain`."""

@@ -114,6 +114,9 @@ class GatedLayer(Rule):
     def name(self) -> str:
         return self._made_of
 
+    def density(self) -> float:
+        return self.live.density()
+
     def describe(self) -> str:
         return f"gated, {self.live.density():.0%} of outputs live"
 

@@ -75,6 +75,9 @@ class GatedHead(Rule):
     def multiplications(self) -> int:
         return self.hidden.multiplications + self.logits.multiplications
 
+    def density(self) -> float:
+        return self.hidden.density()
+
     def describe(self) -> str:
         return f"{self.hidden.describe()}, both gradients in one product"
 

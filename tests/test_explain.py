@@ -1,0 +1,97 @@
+"""What `explain` says: operations, bytes, time, and every operation without a rule."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import torch
+from nets import images, small_conv
+from torch import Tensor, nn
+
+import fastjac
+from fastjac import fewer_rows, native
+from fastjac.cli import main
+
+
+def wide() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 5), nn.Linear(5, 20))
+
+
+def test_operations_and_bytes_are_those_of_the_products() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(48, 4)
+    )
+    model[2].weight.requires_grad_(False)
+    steps = fastjac.explain(model, images(5, torch.float32)).steps
+    conv, linear = steps[0], steps[-1]
+    rows, samples = 4, 5
+    assert conv.operations == 2 * 3 * rows * samples * (4 * 4) * (3 * 2 * 3 * 3)
+    assert conv.bytes == 4 * rows * samples * 2 * 8 * 8
+    assert linear.operations == 2 * 2 * rows * samples * 48 * 4, "frozen: two passes"
+    assert linear.bytes == 4 * rows * samples * 48
+
+
+def test_a_gated_layer_counts_what_is_live() -> None:
+    if not native.available():
+        pytest.skip(f"no native kernels: {native.why_not()}")
+    (*_, head) = fastjac.explain(small_conv(), images(5, torch.float32)).steps
+    assert head.density is not None
+    assert 0 < head.density < 1
+    assert f"gated, {head.density:.0%}" in head.runs
+
+
+def test_profile_divides_the_time() -> None:
+    model, x = small_conv(), images(5, torch.float32)
+    steps = fastjac.explain(model, x, profile=True).steps
+    times = [step.time for step in steps]
+    assert sum(times) == pytest.approx(1)
+    assert all(time >= 0 for time in times)
+    assert "of time" in str(fastjac.explain(model, x, profile=True))
+    assert all(step.time is None for step in fastjac.explain(model, x).steps)
+
+
+def test_it_says_when_fewer_rows_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fewer_rows.PRICE, "cpu", 0.0)
+    found = fastjac.explain(wide(), torch.randn(3, 6))
+    assert found.rows == 5
+    assert "5 rows instead of 20 for each of 3 samples" in str(found)
+
+
+def test_every_operation_without_a_rule_is_listed() -> None:
+    def model(x: Tensor) -> Tensor:
+        return x.cumprod(1).sort(1).values.logcumsumexp(1)
+
+    found = fastjac.explain(model, torch.rand(2, 5))
+    names = {one.operation for one in found.missing}
+    assert names >= {"CumprodBackward0", "LogcumsumexpBackward0"}
+    for one in found.missing:
+        assert one.advice
+        assert f'File "{__file__}"' in one.where
+        assert one.operation in str(found)
+    assert found.backend == "autograd"
+    assert found.reason is not None
+
+
+def test_as_data_and_as_a_table() -> None:
+    found = fastjac.explain(small_conv(), images(2, torch.float32))
+    data = json.loads(json.dumps(found.as_dict()))
+    assert data["rows"] == 4
+    assert data["missing"] == []
+    assert data["steps"][0]["operations"] == found.steps[0].operations
+    console = pytest.importorskip("rich.console")
+    out = io.StringIO()
+    console.Console(file=out, width=80).print(found)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("FLOP" in line for line in lines)
+
+
+def test_the_command_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--model", "mnist", "--batch-size", "2", "--profile"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "% of time" in printed
+    assert main(["explain", "--model", "digits", "--batch-size", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["backend"] == "fused"
