@@ -6,6 +6,7 @@ diverged training) with one line and exit code 1, Ctrl-C with 130. A traceback i
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -50,5 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(name: str, message: str, code: int) -> int:
+    process = os.environ.get("RANK", "0")
+    if process != "0":
+        if code == 2:  # of all processes that torchrun started, one tells it
+            return code
+        name += f" (process {process})"
     print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -12,10 +12,12 @@ import copy
 import datetime
 import json
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,10 @@ from nets import images, small_conv
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 import fastjac
+from fastjac import checkpoint as files
 
 WORLD = 2
 SIZES = (5, 2)
@@ -434,6 +438,188 @@ def fsdp_inside_checkpoints_is_an_error(rank: int) -> None:
         assert "shard the module that does the checkpoint" in str(error)
     else:
         raise AssertionError("weights that the recomputation freed were read")
+
+
+class Watched(Dataset):
+    """Inputs and labels; notes which samples were asked for."""
+
+    def __init__(self, samples: int) -> None:
+        self.x, self.y = images(samples), torch.arange(samples) % 4
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        self.asked.append(index)
+        return self.x[index], self.y[index]
+
+
+class Stop(Exception):
+    """Ends a run in the middle."""
+
+
+def everywhere(values: list[Any]) -> list[Any]:
+    """The values of both processes, in order."""
+    found: list[Any] = [None] * WORLD
+    dist.all_gather_object(found, values)
+    return sorted(value for values in found for value in values)
+
+
+def hardened(
+    model: nn.Module,
+    data: Any,
+    folder: Path | None = None,
+    stop_at: int = -1,
+    group: Any = "world",
+    trained: list[float] | None = None,
+    **options: Any,
+) -> Any:
+    """A run of `harden` on shuffled batches, ended by `Stop` before a step.
+
+    The first pixel of each sample that took part in a step goes to ``trained``.
+    """
+    steps = iter(range(1000))
+
+    def penalty(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if next(steps) == stop_at:
+            raise Stop
+        if trained is not None:
+            trained.extend(x[:, 0, 0, 0].tolist())
+        return fastjac.jacobian_penalty(model, x, return_logits=True, reduction="mean")
+
+    loader = data
+    if isinstance(data, Dataset):
+        loader = DataLoader(data, batch_size=4, shuffle=True)
+    return fastjac.harden(
+        model,
+        loader,
+        penalty=penalty if folder else "jacobian",
+        seed=3,
+        lr=1e-2,
+        checkpoint=folder and folder / "run.ckpt",
+        checkpoint_every=1,
+        resume="auto" if folder else False,
+        progress=False,
+        process_group=group,
+        **options,
+    )
+
+
+@check("0.0", "0.5")
+def harden_does_the_steps_of_one_process(rank: int, adversarial: str) -> None:
+    """Batches of five, four and one sample, which has no two parts."""
+    x, y = images(10), torch.arange(10) % 4
+    batches = list(zip(x.split([5, 4, 1]), y.split([5, 4, 1]), strict=True))
+    options = {"epochs": 2, "lam": 0.3}
+    if float(adversarial):  # all, since which inputs are chosen is random
+        options |= {"adversarial": 1.0, "eps": 0.05}
+    model, bare = network(), network()
+    got = hardened(model, batches, **options)
+    wanted = hardened(bare, batches, group=None, **options)
+    for a, b in zip(model.parameters(), bare.parameters(), strict=True):
+        assert_close(a, b, "weight", 1e-8)
+    for a, b in zip(got.history, wanted.history, strict=True):
+        assert abs(a.loss - b.loss) < 1e-8 and abs(a.penalty - b.penalty) < 1e-8
+        assert (a.steps, a.accuracy) == (b.steps, b.accuracy)
+
+
+@check("all", "ddp", "sampler")
+def harden_takes_each_sample_once_an_epoch(rank: int, how: str) -> None:
+    data, model, group = Watched(14), network(), "world"
+    loader: Any = data
+    if how == "ddp":
+        model, group = DDP(model), None
+    if how == "sampler":
+        sampler = DistributedSampler(data)
+        loader = DataLoader(data, batch_size=2, sampler=sampler)
+    result = hardened(model, loader, epochs=2, group=group)
+    assert everywhere(data.asked) == sorted(2 * list(range(14)))
+    assert result.steps == 8
+    assert all(r.steps == 4 for r in result.history)
+
+
+@check("two, one", "one, two", "two, two")
+def harden_resumes_in_another_number_of_processes(rank: int, numbers: str) -> None:
+    """Stopped in the second epoch: every sample once in it, by one run or the other."""
+    first, second = ("world" if n == "two" else None for n in numbers.split(", "))
+    folder: list[Any] = [tempfile.mkdtemp() if rank == 0 else None]
+    dist.broadcast_object_list(folder)
+    path = Path(folder[0])
+    data, trained = Watched(14), []
+    if first or rank == 0:
+        with suppress(Stop):
+            hardened(network(), data, path, 6, first, trained, epochs=3)
+    assert len(everywhere(trained)) == 14 + 2 * 4
+    saved = files.load(path / "run.ckpt", "checkpoint")
+    assert (saved["position"]["epoch"], saved["position"]["batch"]) == (1, 2)
+    dist.barrier()
+    if second or rank == 0:
+        result = hardened(
+            network(), data, path, group=second, trained=trained, epochs=3
+        )
+        assert result.steps == 12 and len(result.history) == 3
+    assert everywhere(trained) == sorted(3 * data.x[:, 0, 0, 0].tolist())
+    dist.barrier()
+    if rank == 0:
+        shutil.rmtree(path)
+
+
+@check()
+def harden_resumes_bit_for_bit_in_as_many_processes(rank: int) -> None:
+    folder: list[Any] = [tempfile.mkdtemp() if rank == 0 else None]
+    dist.broadcast_object_list(folder)
+
+    def run(name: str, stop_at: int = -1) -> nn.Module:
+        torch.manual_seed(3)
+        model = small_conv(dropout=0.4).double()
+        hardened(model, Watched(14), Path(folder[0]) / name, stop_at, epochs=3)
+        return model
+
+    whole_run = run("whole")
+    with suppress(Stop):
+        run("parts", stop_at=6)
+    resumed = run("parts")
+    for a, b in zip(whole_run.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    dist.barrier()
+    if rank == 0:
+        shutil.rmtree(folder[0])
+
+
+@check()
+def harden_gives_processes_dropout_of_their_own(rank: int) -> None:
+    seen: list[Tensor] = []
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(128, 4)).double()
+    model[1].register_forward_hook(lambda m, i, out: seen.append(out != 0))
+    x, y = torch.ones(4, 2, 8, 8, dtype=torch.float64), torch.arange(4)
+    hardened(model, [(x, y), (x, y)], epochs=1)
+    masks: list[Any] = [None] * WORLD
+    dist.all_gather_object(masks, seen[1])
+    assert masks[0].shape == masks[1].shape and not torch.equal(masks[0], masks[1])
+
+
+@check()
+def harden_refuses_loaders_that_differ(rank: int) -> None:
+    x, y = images(4), torch.arange(4)
+    try:
+        hardened(network(), [(x.roll(rank, 0), y.roll(rank, 0))], epochs=1)
+    except ValueError as error:
+        assert "the same seed in every process" in str(error)
+    else:
+        raise AssertionError("different batches were taken for one")
+
+
+@check()
+def harden_refuses_sharded_models(rank: int) -> None:
+    if not has_fsdp():
+        return
+    try:
+        hardened(sharded(network()), Watched(4), epochs=1)
+    except TypeError as error:
+        assert "model is sharded by fully_shard" in str(error)
+    else:
+        raise AssertionError("a sharded model was trained")
 
 
 def selected() -> Iterator[tuple[str, Check]]:

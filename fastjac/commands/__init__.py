@@ -10,9 +10,10 @@ from fastjac.checkpoint import CheckpointError
 from fastjac.commands.measuring import evaluate, explain, info
 from fastjac.commands.paper import paper
 from fastjac.commands.showing import demo
+from fastjac.commands.together import processes
 from fastjac.commands.training import harden, train
 from fastjac.data import DataError
-from fastjac.harden import NonFiniteLossError
+from fastjac.harden import NonFiniteLossError, ProcessLostError
 from fastjac.paper import RunError
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer and click differ on its place
@@ -20,11 +21,13 @@ EXPECTED = (
     DataError,
     CheckpointError,
     NonFiniteLossError,
+    ProcessLostError,
     RunError,
     ImportError,
     OSError,
 )
-
+#: Commands that torchrun may start in several processes.
+TOGETHER = {"train", "harden"}
 
 app = typer.Typer(
     help="Exact input-Jacobian penalties: train, harden, and measure classifiers.",
@@ -45,6 +48,10 @@ def run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     if not arguments:
         arguments = ["--help"]
+    if processes() > 1 and arguments[0] in set(names()) - TOGETHER:
+        raise typer.BadParameter(
+            f"{arguments[0]} runs in one process; start it without torchrun"
+        )
     outcome = command.main(
         args=arguments, prog_name="fastjac", standalone_mode=False, obj=arguments
     )

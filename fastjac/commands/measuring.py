@@ -22,13 +22,13 @@ from fastjac.commands.options import (
 )
 from fastjac.commands.steps import (
     check_fit,
-    device_of,
     interruptible,
     loader,
     make_network,
     notes_of,
     open_images,
 )
+from fastjac.commands.together import device_of
 
 
 def evaluate(

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fastjac.commands.options import Device, Progress
-from fastjac.commands.steps import device_of
+from fastjac.commands.together import device_of
 from fastjac.paper import DATASETS, PRESETS
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fastjac import data, models
+from fastjac.commands.together import launcher
 from fastjac.harden import TrainingInterrupted
 from fastjac.harden.modes import evaluating
 
@@ -69,18 +70,6 @@ def loader(part: TensorDataset, size: int, *, shuffle: bool) -> DataLoader:
     return DataLoader(part, batch_size=size, shuffle=shuffle)
 
 
-def device_of(name: str) -> torch.device:
-    """The torch device of this name, checked to be usable."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise typer.BadParameter(
-            f"{name!r} cannot be used: {error}", param_hint="--device"
-        ) from None
-
-
 def checkpoint_of(out: Path, resume: bool) -> Path:
     """The file that a run to ``out`` keeps its checkpoints in while it lasts."""
     path = out.with_name(out.name + ".ckpt")
@@ -106,7 +95,7 @@ def resumable(arguments: list[str]) -> Iterator[None]:
         again = [a for a in arguments if a != "--resume"]
         print(
             f"\n{str(stopped).split(';')[0]}; to go on:\n"
-            f"  fastjac {shlex.join(again)} --resume",
+            f"  {shlex.join([*launcher(), *again])} --resume",
             file=sys.stderr,
         )
         raise typer.Exit(130) from None

@@ -26,13 +26,13 @@ from fastjac.commands.options import (
 from fastjac.commands.steps import (
     check_fit,
     checkpoint_of,
-    device_of,
     finish,
     loader,
     make_network,
     open_images,
     resumable,
 )
+from fastjac.commands.together import together
 from fastjac.harden import PENALTIES
 from fastjac.harden import harden as harden_model
 from fastjac.harden import train as train_model
@@ -62,28 +62,30 @@ def train(
     progress: Progress = True,
 ) -> None:
     """Train a network by cross-entropy: the phase before hardening."""
-    torch.manual_seed(seed)
-    images = open_images(data)
-    network = make_network(model, widths, images)
-    check_fit(images, network)
-    checkpoint = checkpoint_of(out, resume)
-    network.to(device_of(device))
-    with resumable(context.obj):
-        result = train_model(
-            network,
-            loader(images.train, batch_size, shuffle=True),
-            epochs=epochs,
-            lr=lr,
-            adversarial=adversarial,
-            eps=eps,
-            bounds=(0.0, 1.0),
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            progress=progress,
-            seed=seed,
-        )
-    finish(out, checkpoint, network, images, str(result), context.obj)
+    with together(device) as place:
+        torch.manual_seed(seed)
+        images = open_images(data)
+        network = make_network(model, widths, images)
+        check_fit(images, network)
+        checkpoint = checkpoint_of(out, resume)
+        with resumable(context.obj):
+            result = train_model(
+                network.to(place.device),
+                loader(images.train, batch_size, shuffle=True),
+                epochs=epochs,
+                lr=lr,
+                adversarial=adversarial,
+                eps=eps,
+                bounds=(0.0, 1.0),
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+                resume=resume,
+                progress=progress,
+                seed=seed,
+                process_group=place.group,
+            )
+        if place.leads:
+            finish(out, checkpoint, network, images, str(result), context.obj)
 
 
 def harden(
@@ -129,28 +131,32 @@ def harden(
     options: dict[str, Any] = {"reduction": reduction} if reduction else {}
     if projections:
         options["projections"] = projections
-    network, _ = models.load(model_file)
-    images = open_images(data)
-    check_fit(images, network)
-    out = out or model_file.with_name(f"{model_file.stem}-hardened{model_file.suffix}")
-    checkpoint = checkpoint_of(out, resume)
-    network.to(device_of(device))
-    with resumable(context.obj):
-        result = harden_model(
-            network,
-            loader(images.train, batch_size, shuffle=True),
-            penalty=None if penalty == "none" else penalty,
-            lam=lam,
-            penalty_options=options,
-            epochs=epochs,
-            lr=lr,
-            adversarial=adversarial,
-            eps=eps,
-            bounds=(0.0, 1.0),
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            progress=progress,
-            seed=seed,
+    with together(device) as place:
+        network, _ = models.load(model_file)
+        images = open_images(data)
+        check_fit(images, network)
+        out = out or model_file.with_name(
+            f"{model_file.stem}-hardened{model_file.suffix}"
         )
-    finish(out, checkpoint, network, images, str(result), context.obj)
+        checkpoint = checkpoint_of(out, resume)
+        with resumable(context.obj):
+            result = harden_model(
+                network.to(place.device),
+                loader(images.train, batch_size, shuffle=True),
+                penalty=None if penalty == "none" else penalty,
+                lam=lam,
+                penalty_options=options,
+                epochs=epochs,
+                lr=lr,
+                adversarial=adversarial,
+                eps=eps,
+                bounds=(0.0, 1.0),
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+                resume=resume,
+                progress=progress,
+                seed=seed,
+                process_group=place.group,
+            )
+        if place.leads:
+            finish(out, checkpoint, network, images, str(result), context.obj)

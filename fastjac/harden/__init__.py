@@ -5,12 +5,14 @@ from fastjac.harden.loop import NonFiniteLossError
 from fastjac.harden.objective import PENALTIES, Objective
 from fastjac.harden.phases import harden, train
 from fastjac.harden.records import EpochRecord, TrainingResult
+from fastjac.harden.team import ProcessLostError
 
 __all__ = [
     "PENALTIES",
     "EpochRecord",
     "NonFiniteLossError",
     "Objective",
+    "ProcessLostError",
     "TrainingInterrupted",
     "TrainingResult",
     "harden",

@@ -34,7 +34,7 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def show(self, position: Position, values: list[float], samples: int) -> None:
+    def show(self, position: Position, values: list[float]) -> None:
         """Draw a finished step."""
         if self._bar is None:
             return

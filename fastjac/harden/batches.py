@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,10 +68,11 @@ def seeded(seed: int | None) -> Iterator[None]:
         set_rng_state(outside)
 
 
-def skip(batches: Iterator[Any], count: int) -> None:
+def skip(batches: Iterator[Any], count: int, taken: Callable[[], Any]) -> None:
     """Leave out the ``count`` batches that the interrupted run had done.
 
-    They are fetched, because a loader may draw random numbers for each of them.
+    They are fetched, because a loader may draw random numbers for each of them;
+    ``taken`` is called after each.
     """
     for done in range(count):
         if next(batches, None) is None:
@@ -79,6 +80,7 @@ def skip(batches: Iterator[Any], count: int) -> None:
                 f"loader gives only {done} batches, the checkpoint was written after"
                 f" {count} of them: resume with the data of the interrupted run"
             )
+        taken()
 
 
 def unpack(batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -20,12 +20,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from fastjac import checkpoint as files
+from fastjac.harden.arguments import check_counts, length, team_of
 from fastjac.harden.bar import Bar
 from fastjac.harden.batches import RandomState, seeded, skip, unpack
 from fastjac.harden.interrupt import InterruptGuard, TrainingInterrupted
 from fastjac.harden.modes import training
 from fastjac.harden.objective import Objective
 from fastjac.harden.records import Position, TrainingResult
+from fastjac.harden.team import Shares
 
 
 class NonFiniteLossError(RuntimeError):
@@ -56,34 +58,48 @@ class Run:
         checkpoint_every: int,
         progress: str | None,
         seed: int | None,
+        process_group: Any = None,
     ) -> None:
-        _check_counts(epochs, checkpoint_every)
+        check_counts(epochs, checkpoint_every)
         if not isinstance(loader, Iterable):
             raise TypeError(
                 f"loader (a {type(loader).__name__}) must give batches (x, y); wrap a"
                 " dataset in torch.utils.data.DataLoader"
             )
+        self.team = team_of(model, process_group)
         self.model, self.loader, self.objective = model, loader, objective
+        self.trained = self.team.wrapped(model)
+        self.shares = Shares(loader, self.team)
         self.optimizer, self.epochs = optimizer, epochs
         self.freeze_batchnorm = freeze_batchnorm
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.checkpoint_every = checkpoint_every
-        self.progress, self.seed = progress, seed
+        self.progress, self.seed = progress if self.team.leads else None, seed
         self.device = next(model.parameters()).device
         self.position = Position()
         self.random = RandomState(loader, objective.options.get("generator"))
         self._epoch_random: dict[str, Any] = {}
         self._saved_step: int | None = None
+        self._stopping = False
 
     def __call__(self, resume: bool | Literal["auto"]) -> TrainingResult:
         """Train, from the start or from the checkpoint."""
-        found = self._find_checkpoint(resume)
+        try:
+            return self._run(resume)
+        except RuntimeError as error:
+            if not self.team.lost(error):
+                raise
+            where = self.checkpoint if self._saved_step is not None else None
+            raise self.team.alone(f"{self.position}", error, where) from error
+
+    def _run(self, resume: bool | Literal["auto"]) -> TrainingResult:
+        found = self.team.agreed(lambda: self._find_checkpoint(resume))
         with (
             seeded(self.seed),
             training(self.model, freeze_batchnorm=self.freeze_batchnorm),
             InterruptGuard() as guard,
         ):
-            self._epoch_random = self.random.get()
+            self._epoch_random = self.team.agreed(self.random.get)
             if found is not None:
                 self._restore(found)
             with Bar(self.progress, self._total_steps(), self.position.steps) as bar:
@@ -97,18 +113,20 @@ class Run:
 
     def _epoch(self, guard: InterruptGuard, bar: Bar) -> None:
         for batch in self._batches(guard):
-            self._step(batch, bar)
-            if guard.asked():
+            self._step(batch, bar, guard)
+            if self._stopping:
                 self._interrupted()
             if self.position.steps % self.checkpoint_every == 0:
                 self._save()
-        if guard.asked():
+        if self._asked(guard):
             self._interrupted()
         if self.position.batch == 0:
             raise ValueError(
                 f"loader gave no batch in epoch {self.position.epoch + 1}: it must not"
                 " be empty, and must start anew each time it is iterated"
             )
+        if self.team.group is not None:
+            self.team.reseed(self._epoch_random, self.position.batch, rank=0)
         self.position.next_epoch()
         self._epoch_random = self.random.get()
 
@@ -119,11 +137,14 @@ class Run:
             set_epoch(self.position.epoch)
         now = self.random.get()
         self.random.set(self._epoch_random)
-        batches = iter(self.loader)
+        batches = iter(self.shares)
         if self.position.batch:
-            skip(batches, self.position.batch)
+            skip(batches, self.position.batch, self.shares.taken)
             self.random.set(now)
-        while not guard.asked():
+        while not self._asked(guard):
+            # The order of the epoch is drawn with its first batch, everywhere alike.
+            if self.position.batch:
+                self._reseed()
             try:
                 batch = next(batches)
             except StopIteration:
@@ -132,39 +153,66 @@ class Run:
                 if guard.asked():  # Ctrl-C also reached the loader's workers
                     return
                 raise
+            if self.position.batch == 0:
+                self._reseed()
             yield batch
 
-    def _step(self, batch: Any, bar: Bar) -> None:
+    def _reseed(self) -> None:
+        if self.team.group is not None:
+            self.team.reseed(self._epoch_random, self.position.batch, self.team.rank)
+
+    def _asked(self, guard: InterruptGuard) -> bool:
+        """Whether to stop; several processes agree on that in a step."""
+        return guard.asked() if self.team.group is None else self._stopping
+
+    def _step(self, batch: Any, bar: Bar, guard: InterruptGuard) -> None:
         begin = time.perf_counter()
+        whole, mark = self.shares.taken()
         x, y = unpack(batch, self.device)
+        group = None if whole else self.team.group
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            terms = self.objective(self.model, x, y)
+            terms = self.objective(self.trained, x, y, group)
         except ValueError as error:
             # A penalty refuses logits that are not finite; so do attacks.
             with torch.no_grad():
-                if bool(torch.isfinite(self.model(x)).all()):
+                if bool(torch.isfinite(self._plain_model()(x)).all()):
                     raise
             self._not_finite(f"logits are not finite ({error})", error)
         terms.loss.backward()
         hits = (terms.logits.detach().argmax(1) == y).sum()
-        parts = (terms.loss, terms.cross_entropy, terms.penalty, hits)
-        values = torch.stack([part.detach().double() for part in parts]).tolist()
+        parts = (terms.loss, terms.cross_entropy, terms.penalty)
+        counts = (hits, len(x), mark, guard.asked())
+        sums = torch.stack(
+            [torch.as_tensor(v, device=self.device).double() for v in (*parts, *counts)]
+        )
+        sums = self.team.total(sums.detach())
+        sums[:3] /= self.team.size
+        *values, samples, marks, asked = sums.tolist()
+        self._stopping = asked > 0
+        if marks != self.team.size * mark:
+            raise ValueError(
+                "loader gives other batches in this process than in others: give its"
+                " sampler a generator of the same seed in every process"
+            )
         if not math.isfinite(values[0]):
             self._not_finite(
                 f"loss became {values[0]} (cross-entropy {values[1]:.4g}, penalty"
                 f" {values[2]:.4g})"
             )
         self.optimizer.step()
-        self.position.add(values, len(x), time.perf_counter() - begin)
-        bar.show(self.position, values, len(x))
+        if whole:  # each process has counted all of it
+            values[3], samples = values[3] / self.team.size, len(x)
+        self.position.add(values, int(samples), time.perf_counter() - begin)
+        bar.show(self.position, values)
 
     def _save(self) -> None:
         """Write a checkpoint, if one is asked for and the weights are sound."""
         for name, weight in self._plain_model().named_parameters():
             if not bool(torch.isfinite(weight).all()):
                 self._not_finite(f"weight {name!r} is no longer finite")
-        if self.checkpoint is None:
+        self._saved_step = self.position.steps
+        if self.checkpoint is None or not self.team.leads:
             return
         payload = {
             "settings": self._settings(),
@@ -176,7 +224,6 @@ class Run:
             "epoch_random": self._epoch_random,
         }
         files.save(self.checkpoint, "checkpoint", payload)
-        self._saved_step = self.position.steps
 
     def _find_checkpoint(self, resume: bool | Literal["auto"]) -> dict[str, Any] | None:
         """Return the checkpoint to go on from, or None to start from the beginning."""
@@ -224,7 +271,7 @@ class Run:
         return {
             **self.objective.describe(),
             "optimizer": f"{type(self.optimizer).__name__} {defaults}",
-            "batches": _length(self.loader),
+            "batches": length(self.loader),
             "freeze_batchnorm": self.freeze_batchnorm,
             "seed": self.seed,
         }
@@ -259,18 +306,5 @@ class Run:
         return self.model
 
     def _total_steps(self) -> int | None:
-        batches = _length(self.loader)
+        batches = length(self.loader)
         return None if batches is None else batches * self.epochs
-
-
-def _check_counts(epochs: int, checkpoint_every: int) -> None:
-    for name, value in (("epochs", epochs), ("checkpoint_every", checkpoint_every)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} (={value!r}) must be a whole number, at least 1")
-
-
-def _length(loader: Any) -> int | None:
-    try:
-        return len(loader)
-    except TypeError:
-        return None

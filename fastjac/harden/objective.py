@@ -15,8 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from fastjac import penalties
+from fastjac import parallel, penalties
 from fastjac.attacks.fgsm import fgsm
 from fastjac.harden.modes import evaluating
 
@@ -112,17 +113,27 @@ class Objective:
             **(perturbed if self.adversarial else {}),
         }
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Terms:
-        """Return the terms for inputs ``x`` (N, ...) and labels ``y`` (N,)."""
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, group: Any = None
+    ) -> Terms:
+        """Return the terms for inputs ``x`` (N, ...) and labels ``y`` (N,).
+
+        With a process ``group`` these are the share of this process; loss,
+        cross-entropy and penalty are those of the whole batch, with gradients to be
+        averaged. Of a penalty given as a function they take the mean over processes.
+        """
         x = self.perturbed(model, x, y)
         if self.penalty is None:
             logits = model(x)
             penalty = logits.new_zeros(())
         elif isinstance(self.penalty, str):
-            penalty, logits = PENALTIES[self.penalty](model, x, y, **self.options)
+            penalty, logits = PENALTIES[self.penalty](
+                model, x, y, process_group=group, **self.options
+            )
         else:
             penalty, logits = self.penalty(model, x, y)
-        cross_entropy = F.cross_entropy(logits, y)
+            penalty = _mean(penalty, 1, group)
+        cross_entropy = _mean(F.cross_entropy(logits, y), len(x), group)
         loss = cross_entropy
         if self.penalty is not None:
             loss = cross_entropy + self.lam * penalty
@@ -134,6 +145,16 @@ class Objective:
         if count == 0:
             return x
         chosen = torch.randperm(len(x))[:count].to(x.device)
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
         with evaluating(model):
             attacked = fgsm(model, x[chosen], y[chosen], self.eps, bounds=self.bounds)
         return x.index_copy(0, chosen, attacked.detach().to(x.dtype))
+
+
+def _mean(value: Tensor, count: int, group: Any) -> Tensor:
+    """Return the mean over processes, each with the weight of its count."""
+    if group is None:
+        return value
+    total, counts = parallel.sums(value * count, count, group)
+    return total / counts

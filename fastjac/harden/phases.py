@@ -36,6 +36,7 @@ def harden(
     resume: bool | Literal["auto"] = False,
     progress: bool = True,
     seed: int | None = None,
+    process_group: Any = None,
 ) -> TrainingResult:
     """Harden a trained classifier by a short second training phase.
 
@@ -73,6 +74,14 @@ def harden(
         progress: show a bar with loss, penalty and accuracy (needs tqdm).
         seed: seeds torch's, NumPy's and Python's generators for this run, and puts
             their earlier states back afterwards. None uses them as they are.
+        process_group: processes that train the model together: a torch.distributed
+            group, or "world" for all of them; each calls this function in the same way.
+            The loader gives the batches of all of them, of which each takes its share,
+            so that the steps are those of one process, up to rounding and to random
+            numbers such as dropout's. (One with a ``DistributedSampler`` gives shares
+            already.) The first process shows progress and writes checkpoints, from
+            which any number of processes can go on. None for this process alone, or
+            the group of a DistributedDataParallel model.
 
     Returns:
         The history, one record an epoch.
@@ -83,6 +92,7 @@ def harden(
             checkpoint hold weights from before.
         TrainingInterrupted: Ctrl-C (a ``KeyboardInterrupt``); the checkpoint is saved.
         CheckpointError: nothing to resume from, or a checkpoint of another run.
+        ProcessLostError: another process of the group ended.
 
     Example:
         >>> import torch, fastjac
@@ -115,6 +125,7 @@ def harden(
         checkpoint_every=checkpoint_every,
         progress="harden" if progress else None,
         seed=seed,
+        process_group=process_group,
     )
     return run(resume)
 
@@ -134,6 +145,7 @@ def train(
     resume: bool | Literal["auto"] = False,
     progress: bool = True,
     seed: int | None = None,
+    process_group: Any = None,
 ) -> TrainingResult:
     """Train a classifier on cross-entropy: the regular phase, before :func:`harden`.
 
@@ -162,6 +174,7 @@ def train(
         checkpoint_every=checkpoint_every,
         progress="train" if progress else None,
         seed=seed,
+        process_group=process_group,
     )
     return run(resume)
 
