@@ -14,6 +14,7 @@ from fastjac.rules.base import Rule
 from fastjac.rules.convolution import Convolution
 from fastjac.rules.dense_head import DenseHead
 from fastjac.rules.gated import GatedLayer, made_of
+from fastjac.rules.gated_route import GatedRoute, joinable
 from fastjac.rules.head import GatedHead
 from fastjac.rules.layout import Packed
 from fastjac.rules.linear import Linear
@@ -117,9 +118,12 @@ def _is_channel_scale(
 def _next(rules: list[Rule], start: int, at_logits: bool) -> tuple[Rule, int]:
     """Return the rule that begins at ``start``, and where the one behind it begins."""
     layer = rules[start]
-    if isinstance(layer, Gate):
+    if isinstance(layer, Gate | Route):
         gate, stop = _gates(rules, start)
-        return gate or layer, stop
+        route = rules[stop] if stop < len(rules) else None
+        if isinstance(route, Route) and joinable(gate, route):
+            return GatedRoute(gate, route), stop + 1
+        return (layer, start + 1) if gate is None else (gate, stop)
     if not isinstance(layer, Convolution | Linear) or not gateable(layer):
         return layer, start + 1
     gate, stop = _gates(rules, start + 1)

@@ -87,10 +87,17 @@ def gate_rows(
     return out
 
 
-def unpool_rows(rows: Tensor, indices: Tensor, axes: Sequence[PoolAxis]) -> Tensor:
+def unpool_rows(
+    rows: Tensor,
+    indices: Tensor,
+    axes: Sequence[PoolAxis],
+    gate: Tensor | None = None,
+    *,
+    positive: bool = False,
+) -> Tensor:
     r"""Rows at the output of a max pool carried to its input: the pull of the pool.
 
-    $$out_{raq} = \sum_{p:\, indices_{ap} = q} rows_{rap}$$
+    $$out_{raq} = gate_{aq} \sum_{p:\, indices_{ap} = q} rows_{rap}$$
 
     Windows may overlap; terms are added in ascending p, so that every run gives the
     same bits.
@@ -100,6 +107,8 @@ def unpool_rows(rows: Tensor, indices: Tensor, axes: Sequence[PoolAxis]) -> Tens
         indices: (..., *outputs) int64, as torch's max pools return them: the position
             of each winner in its plane, flattened over the pooled axes.
         axes: the pooled axes, one to three, as many as `indices` has outputs.
+        gate: (..., *inputs), shared by the rows, or None for ones.
+        positive: as in `gate_rows`.
 
     Returns:
         (R, ..., *inputs).
@@ -121,6 +130,8 @@ def unpool_rows(rows: Tensor, indices: Tensor, axes: Sequence[PoolAxis]) -> Tens
     module.unpool_rows(
         rows=rows.data_ptr(),
         indices=indices.data_ptr(),
+        gate=_gate_address(gate, rows, out.shape[1:]),
+        positive=positive,
         out=out.data_ptr(),
         axes=whole,
         row_count=rows.shape[0],
@@ -130,15 +141,24 @@ def unpool_rows(rows: Tensor, indices: Tensor, axes: Sequence[PoolAxis]) -> Tens
     return out
 
 
-def pool_tangents(tangents: Tensor, indices: Tensor, spatial: int) -> Tensor:
+def pool_tangents(
+    tangents: Tensor,
+    indices: Tensor,
+    spatial: int,
+    gate: Tensor | None = None,
+    *,
+    positive: bool = False,
+) -> Tensor:
     r"""Tangents at the input of a max pool carried to its output: the push of the pool.
 
-    $$out_{rap} = tangents_{r,a,indices_{ap}}$$
+    $$out_{rap} = gate_{aq} tangents_{raq},\quad q = indices_{ap}$$
 
     Args:
         tangents: (R, ..., *inputs), on a GPU.
         indices: (..., *outputs) int64, see `unpool_rows`.
         spatial: how many axes the pool has.
+        gate: (..., *inputs), shared by the rows, or None for ones.
+        positive: as in `gate_rows`.
 
     Returns:
         (R, *indices.shape).
@@ -159,6 +179,8 @@ def pool_tangents(tangents: Tensor, indices: Tensor, spatial: int) -> Tensor:
     module.pool_tangents(
         tangents=tangents.data_ptr(),
         indices=indices.data_ptr(),
+        gate=_gate_address(gate, tangents, tangents.shape[1:]),
+        positive=positive,
         out=out.data_ptr(),
         row_count=tangents.shape[0],
         planes=math.prod(planes),
@@ -167,6 +189,16 @@ def pool_tangents(tangents: Tensor, indices: Tensor, spatial: int) -> Tensor:
         **native.launch_arguments(tangents),
     )
     return out
+
+
+def _gate_address(gate: Tensor | None, rows: Tensor, shape: Sequence[int]) -> int:
+    if gate is None:
+        return 0
+    native.kernels(rows, gate)
+    _same_shape("`gate`", gate.shape, "a row at the pool's input", shape)
+    if gate.dtype != rows.dtype:
+        raise ValueError(f"`gate` must be {rows.dtype} as the rows, got {gate.dtype}")
+    return gate.data_ptr()
 
 
 def _check_indices(indices: Tensor) -> None:

@@ -275,10 +275,10 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "SafeSoftmaxBackward0": reductions.softmax,
     "LogSoftmaxBackward0": reductions.log_softmax,
     # pooling and reductions
-    "MaxPool2DWithIndicesBackward0": reductions.route(2),
-    "MaxPool3DWithIndicesBackward0": reductions.route(3),
-    "AdaptiveMaxPool2DBackward0": reductions.route(2),
-    "AdaptiveMaxPool3DBackward0": reductions.route(3),
+    "MaxPool2DWithIndicesBackward0": reductions.route(2, reductions.fixed_windows),
+    "MaxPool3DWithIndicesBackward0": reductions.route(3, reductions.fixed_windows),
+    "AdaptiveMaxPool2DBackward0": reductions.route(2, reductions.adaptive_windows(2)),
+    "AdaptiveMaxPool3DBackward0": reductions.route(3, reductions.adaptive_windows(3)),
     "FractionalMaxPool2DBackward0": reductions.route(2),
     **dict.fromkeys(
         ("MaxBackward0", "MinBackward0", "MedianBackward1", "KthvalueBackward0"),

@@ -24,12 +24,13 @@ class Launches(TorchDispatchMode):
         super().__init__()
         self.operators: Counter[str] = Counter()
         self._module = standin.load()
-        self._before = self._module.launch_count()
+        self._before = int(self._module.launch_count())
+        #: Launches of our own kernels, known at the end.
+        self.kernels = 0
 
-    @property
-    def kernels(self) -> int:
-        """Launches of our own kernels since this was made."""
-        return int(self._module.launch_count()) - self._before
+    def __exit__(self, *raised: Any) -> None:
+        self.kernels = int(self._module.launch_count()) - self._before
+        super().__exit__(*raised)
 
     @property
     def total(self) -> int:

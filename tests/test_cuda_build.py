@@ -1,5 +1,6 @@
 """The CUDA half as it was really built: what nvcc said, and what the module holds."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ def needs_cuda_build() -> None:
 def kernels_in_source() -> set[str]:
     text = "".join(p.read_text() for p in (ROOT / "csrc/cuda").glob("*.cuh"))
     return set(
-        re.findall(r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(", text)
+        re.findall(r"__global__ void (?:__launch_bounds__\(.*?\)\s+)?(\w+)\(", text)
     )
 
 
@@ -71,11 +72,17 @@ def cuobjdump(*arguments: str) -> str:
     program = shutil.which("cuobjdump") or next(map(str, packaged), None)
     if program is None:
         pytest.skip("no cuobjdump: pip install nvidia-cuda-cuobjdump")
+    # It starts nvdisasm, which its own package puts into the same folder.
+    folder = str(Path(program).resolve().parent)
+    path = f"{folder}:{os.environ['PATH']}"
+    if "--dump-sass" in arguments and not shutil.which("nvdisasm", path=path):
+        pytest.skip("no nvdisasm: pip install nvidia-cuda-nvdisasm")
     done = subprocess.run(
         [program, *arguments, native.module().__file__],
         capture_output=True,
         text=True,
         check=True,
+        env={**os.environ, "PATH": path},
     )
     return done.stdout
 
@@ -97,6 +104,25 @@ def test_the_module_holds_every_kernel_in_both_types_for_every_architecture() ->
         for architecture in binary_architectures()
     }
     assert found >= wanted, f"missing: {sorted(wanted - found)}"
+
+
+def test_gated_convolutions_load_16_bytes_and_multiply_and_add_in_one() -> None:
+    """The inner loops are what the roofline in bench/NOTES.md counts on."""
+    architecture = max(binary_architectures() & {"sm_80", "sm_90"}, default=None)
+    if architecture is None:
+        pytest.skip("built for neither sm_80 nor sm_90")
+    text = cuobjdump("--dump-sass", "--gpu-architecture", architecture)
+    seen = set()
+    for body in text.split("Function : ")[1:]:
+        mangled = body.split(maxsplit=1)[0]
+        if not re.search(r"gated_conv_\w+_kernelIfLi10ELi4E", mangled):
+            continue
+        kernel = kernel_of(mangled)
+        seen.add(kernel)
+        assert len(re.findall(r"\bLDG\.E\.128", body)) >= 4, kernel
+        assert len(re.findall(r"\bFFMA\b", body)) >= 40, kernel
+        assert not re.search(r"\b(LDL|STL)\b", body), f"{kernel} uses local memory"
+    assert seen == {f"gated_conv_{name}_kernel" for name in ("pull", "push", "weight")}
 
 
 def test_the_module_holds_ptx_for_what_comes_after() -> None:

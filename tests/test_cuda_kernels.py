@@ -113,10 +113,11 @@ def pools(draw) -> tuple[tuple[int, ...], tuple, list[gate_pool.PoolAxis]]:
     dtype=st.sampled_from(DTYPES),
     row_count=st.integers(1, 11),
     pool=pools(),
+    gate=st.sampled_from(["none", "positive", "factor"]),
     offset=st.integers(0, 3),
 )
 def test_unpool_rows_is_the_transpose_of_the_pool(
-    module, seed, dtype, row_count, pool, offset
+    module, seed, dtype, row_count, pool, gate, offset
 ) -> None:
     shape, function, axes = pool
     rng = rng_from(seed)
@@ -126,10 +127,13 @@ def test_unpool_rows_is_the_transpose_of_the_pool(
     planes, pooled, size = shape[0], indices[0].numel(), math.prod(shape[1:])
     rows = rng.standard_normal((row_count, planes, pooled)).astype(dtype)
     device = Device(module, seed)
+    gates = rng.standard_normal((planes, size)).astype(dtype)
     out = device.output("out", (row_count, planes, size), dtype, offset)
     module.unpool_rows(
         rows=device.input("rows", rows, offset),
         indices=device.input("indices", indices.numpy()),
+        gate=0 if gate == "none" else device.input("gate", gates, offset),
+        positive=gate == "positive",
         out=out.address,
         axes=[gate_pool.PoolAxis(1, 1)] * (3 - len(axes)) + axes,
         row_count=row_count,
@@ -142,6 +146,8 @@ def test_unpool_rows_is_the_transpose_of_the_pool(
     for plane in range(planes):
         for p in range(pooled):
             expected[:, plane, flat[plane, p]] += rows[:, plane, p]
+    if gate != "none":
+        expected *= (gates > 0).astype(dtype) if gate == "positive" else gates
     np.testing.assert_array_equal(device.result(out), expected)
 
 
@@ -152,18 +158,22 @@ def test_unpool_rows_is_the_transpose_of_the_pool(
     planes=st.integers(1, 5),
     pooled=st.integers(1, 150),
     size=st.integers(1, 300),
+    gate=st.sampled_from(["none", "positive", "factor"]),
 )
 def test_pool_tangents_gathers_the_winners(
-    module, seed, dtype, row_count, planes, pooled, size
+    module, seed, dtype, row_count, planes, pooled, size, gate
 ) -> None:
     rng = rng_from(seed)
     tangents = rng.standard_normal((row_count, planes, size)).astype(dtype)
     indices = rng.integers(0, size, (planes, pooled))
     device = Device(module, seed)
+    gates = rng.standard_normal((planes, size)).astype(dtype)
     out = device.output("out", (row_count, planes, pooled), dtype)
     module.pool_tangents(
         tangents=device.input("tangents", tangents),
         indices=device.input("indices", indices),
+        gate=0 if gate == "none" else device.input("gate", gates),
+        positive=gate == "positive",
         out=out.address,
         row_count=row_count,
         planes=planes,
@@ -171,6 +181,10 @@ def test_pool_tangents_gathers_the_winners(
         input=size,
         **launch_on(module, dtype),
     )
+    if gate != "none":
+        tangents = tangents * (
+            (gates > 0).astype(dtype) if gate == "positive" else gates
+        )
     expected = np.take_along_axis(tangents, indices[None], axis=2)
     np.testing.assert_array_equal(device.result(out), expected)
 

@@ -11,15 +11,17 @@ from collections.abc import Callable
 import pytest
 import torch
 from checks import compare, seeded_build, take_path
-from gpu_nets import convolutional
+from gpu_nets import convolutional, step
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launches import Launches
 from networks import networks
 from specs import Drawn
 from torch import nn
+from torch.nn import functional
 
 import fastjac
-from fastjac import native, thresholds
+from fastjac import fusion, native, thresholds
 from fastjac.rules import dense_head
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -96,12 +98,64 @@ def test_any_network_equals_the_oracle(drawn: Drawn, chunk: int | None) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1, dilation=2), nn.AdaptiveMaxPool2d((3, 2))],
+)
+def test_dense_convolutions_have_gate_and_pool_in_one_kernel(
+    pool: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion, "most_live", lambda layer: 0.0)
+    make = seeded_build(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 3), nn.ReLU(), pool, nn.Flatten(), nn.LazyLinear(4)
+        )
+    )
+
+    def build(dtype: torch.dtype) -> nn.Module:
+        torch.manual_seed(3)
+        model = make(torch.float32)
+        model(torch.zeros(1, 2, 9, 9))
+        return model.to(dtype)
+
+    x = torch.rand(3, 2, 9, 9).double()
+    compare(build, x, paths=["standin"], chunk=2)
+    with take_path("standin"):
+        text = str(fastjac.explain(build(torch.float32), x.float()))
+    assert "Gate + MaxPool" in text and "one kernel" in text
+
+
 def test_pooled_convolutions_run_gated() -> None:
     model = convolutional()
     with take_path("standin"):
         text = str(fastjac.explain(model, torch.rand(2, 1, 10, 10)))
     assert text.count("gated") == 3
     assert "Linear + Gate + Linear" in text
+
+
+def test_a_step_starts_few_kernels() -> None:
+    """As many as are counted in bench/NOTES.md: a GPU waits for each of them."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24, 16),
+        nn.ReLU(),
+        nn.Linear(16, 10),
+    )
+    x, y = torch.rand(2, 1, 8, 8), torch.tensor([1, 2])
+    with take_path("standin"):
+        with Launches() as plain:
+            functional.cross_entropy(model(x), y).backward()
+        model.zero_grad()
+        with Launches() as whole:
+            step(model, x, y)
+    assert whole.kernels <= 20
+    assert whole.total - plain.total <= 85, str(whole.operators - plain.operators)
 
 
 def test_the_standin_is_put_back() -> None:

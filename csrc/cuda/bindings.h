@@ -66,9 +66,9 @@ inline PoolAxis pool_axis(const Axis& axis) {
 inline void bind_unpool_rows(py::module_& m) {
     m.def(
         "unpool_rows",
-        [](Address rows, Address indices, Address out, const std::array<Axis, 3>& axes,
-           std::int64_t row_count, std::int64_t planes, DType dtype, int device,
-           Address stream) {
+        [](Address rows, Address indices, Address gate, bool positive, Address out,
+           const std::array<Axis, 3>& axes, std::int64_t row_count, std::int64_t planes,
+           DType dtype, int device, Address stream) {
             check_size("row_count", row_count);
             check_size("planes", planes);
             const PoolAxis checked[] = {pool_axis(axes[0]), pool_axis(axes[1]),
@@ -79,23 +79,25 @@ inline void bind_unpool_rows(py::module_& m) {
                 std::copy(checked, checked + 3, p.axes);
                 p.rows = pointer<const T>("rows", rows, row_count * planes);
                 p.indices = pointer<const std::int64_t>("indices", indices, planes);
+                p.gate = optional_pointer<const T>("gate", gate);
+                p.kind = positive ? Gate::positive : Gate::factor;
                 p.out = pointer<T>("out", out, row_count * planes);
                 p.row_count = row_count;
                 p.planes = planes;
                 unpool_rows(p, stream_of(device, stream));
             });
         },
-        py::kw_only(), py::arg("rows"), py::arg("indices"), py::arg("out"),
-        py::arg("axes"), py::arg("row_count"), py::arg("planes"), py::arg("dtype"),
-        py::arg("device"), py::arg("stream"));
+        py::kw_only(), py::arg("rows"), py::arg("indices"), py::arg("gate"),
+        py::arg("positive"), py::arg("out"), py::arg("axes"), py::arg("row_count"),
+        py::arg("planes"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
 }
 
 inline void bind_pool_tangents(py::module_& m) {
     m.def(
         "pool_tangents",
-        [](Address tangents, Address indices, Address out, std::int64_t row_count,
-           std::int64_t planes, std::int64_t pooled, std::int64_t input, DType dtype,
-           int device, Address stream) {
+        [](Address tangents, Address indices, Address gate, bool positive, Address out,
+           std::int64_t row_count, std::int64_t planes, std::int64_t pooled,
+           std::int64_t input, DType dtype, int device, Address stream) {
             check_size("row_count", row_count);
             check_size("planes", planes);
             check_size("pooled", pooled);
@@ -106,6 +108,8 @@ inline void bind_pool_tangents(py::module_& m) {
                 PoolTangents<T> p{};
                 p.tangents = pointer<const T>("tangents", tangents, row_count * count);
                 p.indices = pointer<const std::int64_t>("indices", indices, count);
+                p.gate = optional_pointer<const T>("gate", gate);
+                p.kind = positive ? Gate::positive : Gate::factor;
                 p.out = pointer<T>("out", out, row_count * count);
                 p.row_count = row_count;
                 p.planes = planes;
@@ -114,9 +118,10 @@ inline void bind_pool_tangents(py::module_& m) {
                 pool_tangents(p, stream_of(device, stream));
             });
         },
-        py::kw_only(), py::arg("tangents"), py::arg("indices"), py::arg("out"),
-        py::arg("row_count"), py::arg("planes"), py::arg("pooled"), py::arg("input"),
-        py::arg("dtype"), py::arg("device"), py::arg("stream"));
+        py::kw_only(), py::arg("tangents"), py::arg("indices"), py::arg("gate"),
+        py::arg("positive"), py::arg("out"), py::arg("row_count"), py::arg("planes"),
+        py::arg("pooled"), py::arg("input"), py::arg("dtype"), py::arg("device"),
+        py::arg("stream"));
 }
 
 inline void bind_squared_norms(py::module_& m) {

@@ -1,6 +1,7 @@
 // gate_rows:      out[r, l]    = rows[r, l] * gate(l)
-// unpool_rows:    out[r, a, q] = sum of rows[r, a, p] over the p with indices[a, p] = q
-// pool_tangents:  out[r, a, p] = tangents[r, a, indices[a, p]]
+// unpool_rows:    out[r, a, q] = gate(a, q) * sum of rows[r, a, p] over the p with
+//                                indices[a, p] = q
+// pool_tangents:  out[r, a, p] = gate(a, q) * tangents[r, a, q] for q = indices[a, p]
 //
 // In all three a thread owns one position of the result (neighbours in memory are
 // neighbouring threads) in up to kRowsEach of the rows, for which it reads the gate or
@@ -60,6 +61,17 @@ __device__ void store_rows(const T (&values)[kRowsEach], int rows, T* to,
     }
 }
 
+// Multiplies by the gate; a closed one gives 0, whatever the value was.
+template <typename T>
+__device__ void apply_gate(T (&values)[kRowsEach], T gate, Gate kind) {
+#pragma unroll
+    for (int j = 0; j < kRowsEach; ++j) {
+        values[j] = kind == Gate::factor ? values[j] * gate
+                    : gate > T(0)        ? values[j]
+                                         : T(0);
+    }
+}
+
 template <typename T>
 __global__ void gate_rows_kernel(GateRows<T> p) {
     const std::int64_t items = row_groups(p.row_count) * p.length;
@@ -69,12 +81,7 @@ __global__ void gate_rows_kernel(GateRows<T> p) {
         const std::int64_t start = item.first_row * p.length + item.position;
         T values[kRowsEach] = {};
         load_rows(values, item.rows, p.rows + start, p.length);
-#pragma unroll
-        for (int j = 0; j < kRowsEach; ++j) {
-            values[j] = p.kind == Gate::factor ? values[j] * gate
-                        : gate > T(0)          ? values[j]
-                                               : T(0);
-        }
+        apply_gate(values, gate, p.kind);
         store_rows(values, item.rows, p.out + start, p.length);
     }
 }
@@ -128,6 +135,7 @@ __global__ void unpool_rows_kernel(UnpoolRows<T> p) {
                 }
             }
         }
+        if (p.gate != nullptr) apply_gate(sums, p.gate[item.position], p.kind);
         T* out = p.out + item.first_row * length + item.position;
         store_rows(sums, item.rows, out, length);
     }
@@ -140,10 +148,14 @@ __global__ void pool_tangents_kernel(PoolTangents<T> p) {
     for (std::int64_t i = first_item(); i < items; i += item_step()) {
         const Item item = item_at(i, p.row_count, length);
         const std::int64_t plane = item.position / p.pooled;
-        const T* winner = p.tangents + (item.first_row * p.planes + plane) * p.input +
-                          p.indices[item.position];
+        const std::int64_t q = p.indices[item.position];
+        const T* winner =
+            p.tangents + (item.first_row * p.planes + plane) * p.input + q;
         T values[kRowsEach] = {};
         load_rows(values, item.rows, winner, p.planes * p.input);
+        if (p.gate != nullptr) {
+            apply_gate(values, p.gate[plane * p.input + q], p.kind);
+        }
         T* out = p.out + item.first_row * length + item.position;
         store_rows(values, item.rows, out, length);
     }

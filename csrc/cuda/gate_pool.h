@@ -42,21 +42,25 @@ template <typename T>
 struct UnpoolRows {
     const T* rows;                // (R, planes, P)
     const std::int64_t* indices;  // (planes, P), the winner's position in [0, Q)
+    const T* gate;                // (planes, Q) at the pool's input, or null: all open
     T* out;                       // (R, planes, Q)
     PoolAxis axes[3];             // slowest first; P and Q are the products
     std::int64_t row_count;       // R
     std::int64_t planes;
+    Gate kind;
 };
 
 template <typename T>
 struct PoolTangents {
     const T* tangents;            // (R, planes, Q)
     const std::int64_t* indices;  // (planes, P), the winner's position in [0, Q)
+    const T* gate;                // (planes, Q) at the pool's input, or null: all open
     T* out;                       // (R, planes, P)
     std::int64_t row_count;       // R
     std::int64_t planes;
     std::int64_t pooled;  // P
     std::int64_t input;   // Q
+    Gate kind;
 };
 
 template <typename T>

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastjac.gate_pool import PoolAxis, pool_axes
 from fastjac.graph import Arc, Unsupported
 from fastjac.recipes.elementwise import scale
 from fastjac.recipes.shapes import reduced, signed
@@ -19,9 +20,39 @@ from fastjac.rules.shape import Expand, Factor, Reshape
 from fastjac.rules.softmax import LogSoftmax, Softmax
 
 
-def route(spatial: int, saved: str = "result1") -> Callable[[Arc], Rule]:
-    """A max pool, by the indices that it saved."""
-    return lambda arc: Route(arc.saved(saved), arc.in_shape, spatial)
+def route(
+    spatial: int, windows: Callable[[Arc], list[PoolAxis]] | None = None
+) -> Callable[[Arc], Rule]:
+    """A max pool, by the indices that it saved, and its windows where known."""
+
+    def rule(arc: Arc) -> Rule:
+        axes = () if windows is None else windows(arc)
+        return Route(arc.saved("result1"), arc.in_shape, spatial, axes)
+
+    return rule
+
+
+def fixed_windows(arc: Arc) -> list[PoolAxis]:
+    """Return the windows of a max pool with a kernel."""
+    kernel = arc.saved("kernel_size")
+    return pool_axes(
+        arc.in_shape[-len(kernel) :],
+        arc.out_shape[-len(kernel) :],
+        kernel,
+        arc.saved("stride") or kernel,
+        arc.saved("padding"),
+        arc.saved("dilation"),
+    )
+
+
+def adaptive_windows(spatial: int) -> Callable[[Arc], list[PoolAxis]]:
+    """Return the windows of an adaptive max pool."""
+    return lambda arc: [
+        PoolAxis(size, out)
+        for size, out in zip(
+            arc.in_shape[-spatial:], arc.out_shape[-spatial:], strict=True
+        )
+    ]
 
 
 def avg_pool(forward: Any, backward: Any) -> Callable[[Arc], Rule]:

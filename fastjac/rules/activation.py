@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastjac import workspace
+from fastjac import gate_pool, native, workspace
 from fastjac.rules.base import Rule, Samples, Sums, is_per_sample, repeats
 
 #: Elements of one row from which a row at a time is read faster than all of them.
@@ -63,6 +63,25 @@ class Gate(Elementwise):
         if self.step:
             return (self.values > 0).to(dtype)
         return self.values.to(dtype)
+
+    def pull(self, rows: Tensor) -> Tensor:
+        if self.runs_natively(rows):
+            return gate_pool.gate_rows(rows, self.values, positive=self.step)
+        return super().pull(rows)
+
+    def overwrite(self, rows: Tensor, up: bool = False) -> Tensor:
+        if self.runs_natively(rows):
+            return gate_pool.gate_rows(rows, self.values, positive=self.step, out=rows)
+        return super().overwrite(rows, up)
+
+    def runs_natively(self, rows: Tensor) -> bool:
+        """Whether one kernel for a GPU multiplies these rows."""
+        return (
+            native.on_gpu(rows)
+            and self.values.dtype == rows.dtype
+            and self.values.shape == rows.shape[1:]
+            and native.has("gate_rows", rows, self.values)
+        )
 
     def share(self) -> float:
         """Return the share of the gate that is open, that is, not zero."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from fastjac.gate_pool import PoolAxis
 from fastjac.rules.base import Rule, Samples
 
 
@@ -16,12 +17,20 @@ class Route(Rule):
 
     The last ``spatial`` dimensions of ``u`` are flattened into a plane, and ``index``
     holds, for each output, the position of its input in that plane. Windows may
-    overlap, so several outputs may have one input.
+    overlap, so several outputs may have one input. ``axes`` say which inputs a window
+    covers, where that is known.
     """
 
     moves = False
 
-    def __init__(self, index: Tensor, in_shape: torch.Size, spatial: int) -> None:
+    def __init__(
+        self,
+        index: Tensor,
+        in_shape: torch.Size,
+        spatial: int,
+        axes: Sequence[PoolAxis] = (),
+    ) -> None:
+        self.axes = axes
         self.index = index
         self.in_shape = in_shape
         self.spatial = spatial
@@ -42,7 +51,8 @@ class Route(Rule):
         return flat.gather(-1, index).unflatten(-1, self.index.shape[-self.spatial :])
 
     def narrow(self, samples: Samples) -> Route:
-        return Route(samples.of(self.index), self.in_shape, self.spatial)
+        index = samples.of(self.index)
+        return Route(index, self.in_shape, self.spatial, self.axes)
 
     def describe(self) -> str:
         return "route"
