@@ -83,16 +83,15 @@ def tiny_recipe(monkeypatch):
 
 
 def reproduce(data, out, **options):
-    return experiment.reproduce(
-        data, "mnist", out, recipe=TINY, verify=False, progress=False, **options
-    )
+    fixed = {"recipe": TINY, "verify": False, "progress": False, "processes": 2}
+    return experiment.reproduce(data, "mnist", out, **{**fixed, **options})
 
 
 @pytest.fixture(scope="session")
 def finished(tiny_data, tmp_path_factory):
     """A run of the whole tiny recipe, two seeds, two processes."""
     out = tmp_path_factory.mktemp("run")
-    return out, reproduce(tiny_data, out, processes=2)
+    return out, reproduce(tiny_data, out)
 
 
 def test_every_job_is_run_and_recorded_once(finished):
@@ -198,7 +197,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from test_paper import TINY, reproduce
 if __name__ == "__main__":
-    found = reproduce({data!r}, {out!r}, processes=2, only=["jacobian", "adversarial"])
+    found = reproduce({data!r}, {out!r}, only=["jacobian", "adversarial"])
     print("stopped:", found.stopped)
 """
 
@@ -239,7 +238,7 @@ def test_a_run_goes_on_after_ctrl_c_and_after_kill_9(tiny_data, tmp_path, finish
     cut_off(script, out, signal.SIGKILL)
     second = Store(out / "results.jsonl").results
     assert 1 <= len(first) < len(second) <= 6
-    reproduce(tiny_data, out, processes=2, only=["jacobian", "adversarial"])
+    reproduce(tiny_data, out, only=["jacobian", "adversarial"])
     records = Store(out / "results.jsonl").results
     assert len(records) == 6
     assert all(records[id] == record for id, record in second.items())
@@ -311,15 +310,8 @@ def test_jobs_are_named_by_what_they_do(tiny_data):
 def test_a_diverged_row_is_reported_and_the_others_run(tiny_data, tmp_path):
     wild = replace(TINY.harden, lr=1e30, weight_decay=0.0)
     recipe = replace(TINY, harden=wild, groups=("main",), seeds=1, cost_batch=0)
-    outcome = experiment.reproduce(
-        tiny_data,
-        "mnist",
-        tmp_path,
-        recipe=recipe,
-        verify=False,
-        progress=False,
-        only=["none", "jacobian"],
-    )
+    only = ["none", "jacobian"]
+    outcome = reproduce(tiny_data, tmp_path, recipe=recipe, only=only)
     assert outcome.failed == ("jacobian, seed 0",)
     line = next(
         line

@@ -44,7 +44,7 @@ def all_figures(rows: Mapping[str, Measured], dataset: str) -> dict[str, bytes]:
     return found
 
 
-def _figure(title: str, width: float = 8.4) -> tuple[Any, Any]:
+def _figure(title: str, width: float = 9.6) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -87,7 +87,7 @@ def _curves(entries: Sequence[Measured], attack: str, axis: str, title: str) -> 
             percent = [100 * value for value in accuracy]
             axes.plot(sizes, percent, label=entry.row.title, **_style(entry.row.key))
     axes.set(xlabel=axis, ylabel="test accuracy, %", ylim=(0, 102))
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return _png(figure)
 
 
@@ -117,7 +117,7 @@ def _front(
             **style,
         )
     axes.set(xlabel="rho_adv, 1e-2 (DeepFool)", ylabel="test accuracy, %")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return _png(figure)
 
 

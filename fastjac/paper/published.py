@@ -46,10 +46,9 @@ NUMBERS = {"mnist": "Table 3", "cifar-10": "Table 4"}
 REASONS = (
     (
         "Table 1, the scale of the Jacobian norms",
-        "the paper does not say how the norms are averaged or scaled, and its values"
-        " lie far below the norm of the logits' Jacobian of a network that is trained"
-        " to its accuracy; what can be compared is how much each defence lowers it,"
-        " so the table gives the mean of ||J(x_i)||_F here and no difference",
+        "how the paper averages and scales the norms is not known here; what can be"
+        " compared is how much each defence lowers them, so the table gives the mean of"
+        " ||J(x_i)||_F and no difference",
     ),
     (
         "eq. 4, sum or mean",
@@ -72,8 +71,7 @@ REASONS = (
     ),
     (
         "lambda of eq. 5 and 6, the FGSM step and share in training",
-        "the main text does not give them; they were chosen here on the first seed and"
-        " are printed with each row",
+        "they are this reproduction's own, and printed with each row",
     ),
     (
         "the CIFAR-10 network",

@@ -96,7 +96,7 @@ class Report:
             result = self.results.get(cost[0].id, {}).get("result")
             found.append(tables.cost_table(result))
         found.append(self._phases())
-        found.append(tables.settings_table(rows, self.command))
+        found.append(tables.settings_table(rows, self.recipe.eps, self.command))
         return found
 
     def _phases(self) -> Table:

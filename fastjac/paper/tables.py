@@ -276,16 +276,23 @@ def cost_table(found: Mapping[str, Any] | None) -> Table:
 
 
 def settings_table(
-    rows: Mapping[str, Measured], command: Callable[[Row], str]
+    rows: Mapping[str, Measured], eps: float, command: Callable[[Row], str]
 ) -> Table:
-    """What each row adds to the loss, and the command that reproduces it."""
+    """What each row adds to the training, and the command that reproduces it."""
+
+    def term(row: Row) -> str:
+        found = [FORMULAS[row.penalty]] if row.penalty else []
+        if row.share:
+            found.append(f"FGSM of {eps:g} on {row.share:.0%} of the inputs")
+        return "; ".join(found) or "nothing"
+
     return Table(
         "Each row's term and command",
         ("row", "term", "command"),
         tuple(
             (
                 entry.row.title,
-                FORMULAS[entry.row.penalty] if entry.row.penalty else "none",
+                term(entry.row),
                 f"`{command(entry.row)}`",
             )
             for entry in rows.values()
