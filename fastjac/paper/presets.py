@@ -18,7 +18,7 @@ _MNIST = Recipe(
     harden=Phase(4_500, 500, 1e-4, weight_decay=1e-3),
     lams={"jacobian": 0.1, "cross-lipschitz": 4e-4, "input-gradient": 0.1},
     share=0.5,
-    eps=0.05,
+    eps=0.1,
     measure=Measure(
         images=1000,
         slow_images=1000,
@@ -56,6 +56,7 @@ _MNIST_QUICK = replace(
     seeds=1,
     lambda_sweep=(0.05, 0.1, 0.2, 0.4),
     cost_batch=64,
+    groups=("main",),
     note="A quick preset: few steps of small batches at a higher learning rate. The"
     " released code takes 20,001 and 4,500 steps of 500 images at 1e-4.",
 )

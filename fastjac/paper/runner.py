@@ -115,7 +115,10 @@ class Runner:
             RunError: a worker process died.
             fastjac.checkpoint.CheckpointError: nothing can be written any more.
         """
-        todo = {job.id: job for job in plan if not self.finished(job)}
+        todo: dict[str, Job] = {}
+        for job in plan:
+            if not self.finished(job):
+                todo.setdefault(job.id, job)
         if not todo:
             return
         context = multiprocessing.get_context("spawn")
