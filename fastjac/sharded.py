@@ -33,7 +33,7 @@ def gathered(model: Any) -> Iterator[None]:
             "read after the forward pass; use torch.distributed.fsdp.fully_shard or "
             "DistributedDataParallel"
         )
-    kind = getattr(fsdp, "FSDPModule", ())  # public from torch 2.6 on
+    kind = getattr(fsdp, "FSDPModule", ())
     freed = [m for m in modules if isinstance(m, kind) and _is_freed(m, kind)]
     for module in freed:
         module.unshard()

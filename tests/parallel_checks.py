@@ -305,9 +305,10 @@ def sharded(
 
 
 def has_fsdp() -> bool:
+    """Whether fully_shard runs on a CPU, where its first releases missed a stream."""
     import torch.distributed.fsdp as fsdp
 
-    return hasattr(fsdp, "fully_shard")
+    return hasattr(fsdp, "fully_shard") and hasattr(torch.cpu.Stream, "record_event")
 
 
 @check(

@@ -53,7 +53,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", parallel_checks.CHECKS)
 def test_in_two_processes(name: str, outcomes: list[dict[str, str]]) -> None:
     if name.startswith("fsdp") and not parallel_checks.has_fsdp():
-        pytest.skip("fully_shard is public from torch 2.6 on")
+        pytest.skip("fully_shard of this torch does not run on a CPU")
     for rank, found in enumerate(outcomes):
         assert name in found, f"not run: an earlier check ended process {rank}"
         assert not found[name], f"process {rank}: {found[name]}"
