@@ -55,8 +55,10 @@ def jacobian_penalty(
         x: (N, ...), floating point. It need not require grad.
         reduction: "frobenius", "sum", "mean", or "none" for the (N,) squared norms.
         class_weights: (K,), not negative; P_i becomes ``sum_k w_k ||J_k(x_i)||^2``.
-        projections: estimate from this many (1..K) random orthonormal projections,
-            unbiased for the squared norms and exact at K; None for the exact penalty.
+        projections: estimate from this many (1..K) random orthonormal projections of
+            each sample, unbiased for the squared norms, with a relative error of at
+            most ``sqrt(2 / (projections * N))`` over a batch, and exact at K; None for
+            the exact penalty.
         generator: random numbers for ``projections``.
         chunk: how many (sample, row) pairs to hold in memory at once. "auto", which
             None means too, chooses them for speed within `fastjac.memory_budget`, and

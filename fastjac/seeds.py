@@ -16,9 +16,10 @@ def jacobian(
     projections: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return (R, K) seeds of the Jacobian penalty.
+    """Return seeds of the Jacobian penalty: (K, K), or (N, R, K) projections.
 
-    ``E[S^T S] = diag(w)``: exactly so with all K rows, in expectation with fewer.
+    ``E[S^T S] = diag(w)``: exactly so with all K rows, in expectation with fewer. Every
+    sample has projections of its own, so that their errors average out over a batch.
     """
     classes = logits.shape[1]
     if projections is None:
@@ -34,15 +35,21 @@ def jacobian(
 def orthonormal_rows(
     logits: Tensor, count: int, generator: torch.Generator | None
 ) -> Tensor:
-    """Return ``count`` orthonormal rows, uniformly distributed (Haar), (count, K)."""
+    """Return orthonormal rows for each sample, uniform (Haar), (N, count, K)."""
     device = logits.device if generator is None else generator.device
+    samples, classes = logits.shape
     normal = torch.randn(
-        logits.shape[1], count, dtype=torch.float64, device=device, generator=generator
+        samples,
+        classes,
+        count,
+        dtype=torch.float64,
+        device=device,
+        generator=generator,
     )
     q, r = torch.linalg.qr(normal)
     # QR is unique up to signs; Haar measure needs the diagonal of R positive.
-    signs = torch.where(r.diagonal() < 0, -1.0, 1.0)
-    return (q * signs).t().to(device=logits.device, dtype=wide(logits.dtype))
+    signs = torch.where(r.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0).unsqueeze(1)
+    return (q * signs).mT.to(device=logits.device, dtype=wide(logits.dtype))
 
 
 def cross_lipschitz(logits: Tensor) -> Tensor:

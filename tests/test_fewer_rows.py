@@ -142,7 +142,8 @@ def test_the_other_sums_of_squares(path: str, swept: list[int]) -> None:
         norms = fastjac.jacobian_norm(model, x)
         expected = fastjac.jacobian_norm(model, x, backend="autograd")
         torch.testing.assert_close(norms, expected)
-    assert set(swept) == {WIDTH}
+    # Projections differ between samples, and are taken as they are.
+    assert set(swept) == {WIDTH, 9}
 
 
 def test_not_where_the_rows_themselves_are_asked_for(swept: list[int]) -> None:

@@ -7,11 +7,13 @@ import math
 import oracle
 import pytest
 import torch
+import torch.nn.functional as F
 from checks import assert_same, grads, leaf_and_logits
 from nets import images, mlp, small_conv
 from torch import Tensor, nn
 
 import fastjac
+from fastjac import seeds
 
 DOUBLE = torch.float64
 REDUCTIONS = ["frobenius", "sum", "mean", "none"]
@@ -108,6 +110,41 @@ def test_projections_are_orthonormal(path: str) -> None:
             generator=torch.Generator().manual_seed(seed),
         )
         assert got.item() <= 4 / 3 * 4 * square * (1 + 1e-12)
+
+
+def relative_variance(estimates: Tensor, gram: Tensor) -> float:
+    return (estimates / gram.trace()).var().item()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_orthonormal_projections_vary_less_than_independent_ones(count: int) -> None:
+    """As the formulas of bench/projections.py say, within the error of 4,000 draws."""
+    classes, draws = 6, 4000
+    torch.manual_seed(3)
+    gram = torch.randn(classes, 2, dtype=DOUBLE)
+    gram = gram @ gram.mT
+    p = gram.trace() ** 2 / gram.square().sum()
+    logits = torch.zeros(draws, classes, dtype=DOUBLE)
+    ours = seeds.orthonormal_rows(logits, count, None)
+    theirs = F.normalize(torch.randn(draws, count, classes, dtype=DOUBLE), dim=2)
+    found = [
+        relative_variance(
+            classes / count * torch.einsum("nrk,kl,nrl->n", v, gram, v), gram
+        )
+        for v in (ours, theirs)
+    ]
+    expected = (2 * (classes / p - 1) / (count * (classes + 2))).item()
+    factor = (classes - count) / (classes - 1)
+    assert found[0] == pytest.approx(expected * factor, rel=0.15)
+    assert found[1] == pytest.approx(expected, rel=0.15)
+    assert found[0] <= 2 / count
+
+
+def test_every_sample_has_projections_of_its_own(path: str) -> None:
+    model = nn.Linear(3, 4, bias=False).double()
+    x = torch.randn(2, 3, dtype=DOUBLE)
+    one, two = fastjac.jacobian_penalty(model, x, reduction="none", projections=1)
+    assert one != two, "of one linear map the exact norms are the same"
 
 
 def test_a_generator_repeats_its_projections_and_spares_the_global_state() -> None:
