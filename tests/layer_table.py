@@ -411,7 +411,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         IMAGE,
     ),
-    # Linear operations that issue 2 does not list but that run fused as well.
+    # Rare linear operations.
     "features first": (of(lambda x, w: (w @ x.t()).t(), (5, 12)), (12,)),
     "where with a number": (of(lambda x: torch.where(x > 0.2, x, 0.5)), IMAGE),
     "masked fill": (of(lambda x: x.masked_fill(x < -0.3, -0.3)), IMAGE),
