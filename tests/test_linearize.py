@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fastjac
-from fastjac import checks, reference
+from fastjac import checks, reference, workspace
 
 DOUBLE = torch.float64
 
@@ -235,6 +235,25 @@ def test_the_gate_behind_a_sum_is_joined_with_the_layer_before_it(path: str) -> 
     expected = sum((row * row).sum() for row in oracle.rows(logits, leaf))
     got = fastjac.jacobian_penalty(model, x, reduction="sum", backend="fused")
     assert_same(got, expected, model)
+
+
+def test_pixels_in_no_window_of_an_average_pool_are_dead(path: str) -> None:
+    """Whatever lent memory holds: a list has to say so of every pixel."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(3 * 4, 4),
+    ).double()
+    x = torch.randn(3, 1, 5, 5, dtype=DOUBLE)
+    leaf, logits = leaf_and_logits(model, x)
+    expected = sum((row * row).sum() for row in oracle.rows(logits, leaf))
+    for _ in range(2):  # the second time in memory that the first one leaves
+        got = fastjac.jacobian_penalty(model, x, reduction="sum", backend="fused")
+        assert_same(got, expected, model)
+        for block in workspace.lists.free:
+            block.zero_()
 
 
 def test_explain_names_what_falls_back_and_why() -> None:

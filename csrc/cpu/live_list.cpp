@@ -92,7 +92,12 @@ void list_pixels(const LiveList<T>& p, const SampleList<T>& s, unsigned char* op
             const std::int64_t window = pixel / p.width / p.window_y;
             const std::int64_t place = x / p.window_x;
             s.starts[pixel] = entry;
-            if (window >= windows_y || place >= windows_x) continue;  // in no window
+            if (window >= windows_y || place >= windows_x) {  // in no window
+                for (std::int64_t c = 0; s.positions && c < p.channel_count; ++c) {
+                    s.positions[c * p.pixels + pixel] = -1;
+                }
+                continue;
+            }
             // The entry behind the last one is written too; there is room for it
             // unless all outputs are live, and then it is not written.
             for (std::int64_t c = 0; c < p.channel_count; ++c) {
