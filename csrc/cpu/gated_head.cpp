@@ -4,6 +4,7 @@
 // Operations: 2 R I an entry of the live list, and 4 R I a unit for the two gradients.
 #include "gated_head.h"
 
+#include "head_parts.h"
 #include "simd.h"
 
 namespace fastjac {
@@ -92,14 +93,7 @@ void gated_head(const GatedHead<T>& p) {
                 }
             }
         }
-#pragma omp for schedule(static)
-        for (std::int64_t i = 0; i < size; ++i) {
-            T total = p.row_gradient[i];
-            for (std::int64_t part = 0; part < kHeadParts; ++part) {
-                total += p.partials[part * size + i];
-            }
-            p.row_gradient[i] = total;
-        }
+        add_parts(p);
     }
 }
 

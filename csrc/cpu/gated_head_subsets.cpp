@@ -10,6 +10,7 @@
 // Operations: R I / 4 additions a unit and sample, 11 R I / 4 a sample for the subsets,
 // and 4 R I a unit and block for the two gradients.
 #include "gated_head.h"
+#include "head_parts.h"
 #include "simd.h"
 
 #include <cstddef>
@@ -165,14 +166,7 @@ void gated_head_subsets(const GatedHead<T>& p) {
                              p.partials + part * size);
             }
         }
-#pragma omp for schedule(static)
-        for (std::int64_t i = 0; i < size; ++i) {
-            T total = p.row_gradient[i];
-            for (std::int64_t part = 0; part < kHeadParts; ++part) {
-                total += p.partials[part * size + i];
-            }
-            p.row_gradient[i] = total;
-        }
+        add_parts(p);
     }
 }
 

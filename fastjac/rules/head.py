@@ -14,7 +14,8 @@ from fastjac.rules.linear import Linear, is_shared
 from fastjac.rules.live import Live
 
 #: The largest share of open gates at which both gradients go through a list of them
-#: rather than through sums of subsets, measured by bench/thresholds.py.
+#: rather than through sums of subsets: where the additions counted are equal. Measured
+#: with half of the gates open only (bench/NOTES.md).
 MOST_LISTED = 0.25
 
 
