@@ -90,6 +90,17 @@ def vgg11(classes: int, divisor: int = 2) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, classes))
 
 
+def smooth_convnet(classes: int, width: int = 32) -> nn.Module:
+    """Four 3x3 convolutions with GELU, two of them with a stride."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for out, stride in ((width, 1), (2 * width, 2), (2 * width, 1), (4 * width, 2)):
+        layers += [nn.Conv2d(channels, out, 3, stride, 1), nn.GELU()]
+        channels = out
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]
+    return nn.Sequential(*layers)
+
+
 def paper_net(name: str, **options: object) -> Callable[[int], nn.Module]:
     return lambda classes: models.create(name, classes=classes, **options)
 
@@ -105,5 +116,6 @@ NETS: dict[str, Net] = {
     "resnet18-gelu": Net(
         lambda classes: resnet18(classes, activation=nn.GELU()), (3, 32, 32), (32,)
     ),
+    "convnet-gelu": Net(smooth_convnet, (3, 32, 32), (32,)),
     "resnet18 of full width": Net(lambda k: resnet18(k, 64), (3, 32, 32), (128,)),
 }

@@ -16,6 +16,7 @@
 #include "cpu/deepfool_step.h"
 #include "cpu/dispatch.h"
 #include "cpu/jsma_step.h"
+#include "cpu/scale_push.h"
 #include "cpu/squared_norms.h"
 #include "live_bindings.h"
 #if FASTJAC_WITH_CUDA
@@ -80,6 +81,32 @@ void bind_squared_norms(py::module_& m) {
         py::arg("row_length"));
 }
 
+void bind_scale_push(py::module_& m) {
+    m.def(
+        "scale_push",
+        [](DType dtype, Address rows, Address tangents, Address factor, Address pushed,
+           Address gradient, std::int64_t row_count, std::int64_t row_length) {
+            check_size("row_count", row_count);
+            check_size("row_length", row_length);
+            by_dtype(dtype, [&](auto zero) {
+                using T = decltype(zero);
+                const std::int64_t all = row_count * row_length;
+                ScalePush<T> p{};
+                p.rows = pointer<const T>("rows", rows, all);
+                p.tangents = pointer<const T>("tangents", tangents, all);
+                p.factor = pointer<const T>("factor", factor, row_length);
+                p.pushed = pointer<T>("pushed", pushed, all);
+                p.gradient = pointer<T>("gradient", gradient, row_length);
+                p.row_count = row_count;
+                p.row_length = row_length;
+                FASTJAC_CALL(scale_push<T>, p);
+            });
+        },
+        py::arg("dtype"), py::arg("rows"), py::arg("tangents"), py::arg("factor"),
+        py::arg("pushed"), py::arg("gradient"), py::arg("row_count"),
+        py::arg("row_length"));
+}
+
 void bind_attack_steps(py::module_& m) {
     def_deepfool_step(m, [](const auto& p) {
         using T = std::remove_pointer_t<decltype(p.x)>;
@@ -103,6 +130,7 @@ PYBIND11_MODULE(_native, m) {
     fastjac::bind_gated_head(m);
     fastjac::bind_live_list(m);
     fastjac::bind_live_pull(m);
+    fastjac::bind_scale_push(m);
     fastjac::bind_attack_steps(m);
 #if FASTJAC_WITH_CUDA
     py::module_ cuda = m.def_submodule("cuda");

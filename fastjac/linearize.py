@@ -33,6 +33,7 @@ from fastjac.recipes import (
     products,
     reductions,
     shapes,
+    slopes,
 )
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule
@@ -234,8 +235,8 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "WhereBackward0": elementwise.where,
     "MaskedFillBackward0": elementwise.gate(lambda arc: ~arc.saved("mask")),
     # smooth activations
-    "GeluBackward0": elementwise.smooth(F.gelu, "approximate"),
-    "SiluBackward0": elementwise.smooth(F.silu),
+    "GeluBackward0": elementwise.sloped(slopes.gelu, "approximate"),
+    "SiluBackward0": elementwise.sloped(slopes.silu),
     "SoftplusBackward0": elementwise.smooth(F.softplus, "beta", "threshold"),
     "EluBackward0": elementwise.smooth(aten.elu, "alpha", "scale", "input_scale"),
     "EluBackward1": elementwise.elu_in_place,

@@ -231,12 +231,18 @@ class Sweep:
                 continue
             last = len(edge.rules) - 1
             for r, rule in enumerate(edge.rules[: needed[e]]):
-                if (e, r) in kept:
+                ends = needed[e] <= r + 1
+                total = joins.open(edge.target) if r == last and not ends else None
+                rows = kept.pop((e, r), None)
+                if rows is not None:
                     sums = gradients.of(rule, None if whole else samples)
-                    rule.weight_gradients(kept.pop((e, r)), current, sums)
-                if needed[e] <= r + 1:
+                    if not ends and total is None:
+                        current = rule.push_adding(current, rows, sums, own)
+                        own = own or not rule.moves
+                        continue
+                    rule.weight_gradients(rows, current, sums)
+                if ends:
                     break
-                total = joins.open(edge.target) if r == last else None
                 if total is not None:
                     rule.push_into(current, total)
                     break

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fastjac.graph import Arc, Unsupported
+from fastjac.recipes import slopes
 from fastjac.recipes.products import number
 from fastjac.recipes.shapes import reduced, signed
 from fastjac.rules.activation import Gate, Scale
@@ -130,14 +132,15 @@ def where(arc: Arc) -> Rule:
 
 def smooth(function: Callable[..., Tensor], *options: str) -> Callable[[Arc], Rule]:
     """A smooth activation: its slope at u, which carries gradient back to u."""
+    return sloped(partial(slopes.by_autograd, function), *options)
+
+
+def sloped(slope: Callable[..., Tensor], *options: str) -> Callable[[Arc], Rule]:
+    """An activation whose slope at u, differentiable, is known."""
 
     def rule(arc: Arc) -> Rule:
-        u = arc.saved("self")
         keywords = {option: arc.saved(option) for option in options}
-        with torch.enable_grad():
-            value = function(u, **keywords).sum()
-            (slope,) = torch.autograd.grad(value, u, create_graph=True)
-        return scale(arc, slope)
+        return scale(arc, slope(arc.saved("self"), **keywords))
 
     return rule
 

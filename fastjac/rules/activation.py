@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastjac import gate_pool, native, workspace
+from fastjac.native_scale import scale_push
 from fastjac.rules.base import Rule, Samples, Sums, is_per_sample, repeats
 
 #: Elements of one row from which a row at a time is read faster than all of them.
@@ -40,9 +41,14 @@ class Elementwise(Rule):
         copy that all rows share, so that both are read along the same dimension.
         """
         factor = self.factor(rows.dtype)
-        if rows.dim() > 3 and rows.stride(2) == 1 and factor.dim() == rows.dim() - 1:
+        if _channels_last(rows) and factor.dim() == rows.dim() - 1:
             return factor.movedim(1, -1).contiguous().movedim(-1, 1)
         return factor
+
+
+def _channels_last(rows: Tensor) -> bool:
+    """Whether the channels of rows (R, N, C, ...) lie next to each other in memory."""
+    return rows.dim() > 3 and rows.stride(2) == 1
 
 
 class Gate(Elementwise):
@@ -117,6 +123,22 @@ class Scale(Elementwise):
         if total is not None:
             product = inner(rows, tangents).sum_to_size(self.values.shape)
             total.add(product.to(self.values.dtype))
+
+    def push_adding(
+        self, tangents: Tensor, rows: Tensor, sums: Sums, own: bool
+    ) -> Tensor:
+        (total,) = sums
+        if total is not None and self.values.shape == rows.shape[1:]:
+            out = tangents if own else workspace.empty_as(tangents)
+            last = _channels_last(tangents)
+            moved = [t.movedim(2, -1) if last else t for t in (rows, tangents, out)]
+            factor = self._laid_out(tangents)
+            factor = factor.movedim(1, -1) if last else factor
+            if native.has("scale_push", factor, *moved):
+                gradient = scale_push(moved[0], moved[1], factor, moved[2])
+                total.add(gradient.movedim(-1, 1) if last else gradient)
+                return out
+        return super().push_adding(tangents, rows, sums, own)
 
     def narrow(self, samples: Samples) -> Scale:
         narrowed = Scale(samples.of_broadcast(self.values, len(self.shape)), self.shape)

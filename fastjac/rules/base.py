@@ -69,6 +69,13 @@ class Rule:
         ``sums`` has one entry a weight; it is None for a weight that is frozen.
         """
 
+    def push_adding(
+        self, tangents: Tensor, rows: Tensor, sums: Sums, own: bool
+    ) -> Tensor:
+        """Add `weight_gradients` and return `push`, `overwrite` if they are ``own``."""
+        self.weight_gradients(rows, tangents, sums)
+        return self.overwrite(tangents, up=True) if own else self.push(tangents)
+
     def apart(self, samples: int) -> bool:
         """Whether ``A`` keeps this many samples apart along dimension 0."""
         return self.samplewise
