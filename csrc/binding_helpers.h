@@ -7,26 +7,49 @@
 #include <stdexcept>
 #include <string>
 
+#include "row_types.h"
+
 namespace fastjac {
 
-enum class DType { float32, float64 };
+// Rows are held in any of these, all else in one of the first two.
+enum class DType { float32, float64, float16, bfloat16 };
 
 using Address = std::uintptr_t;
 
 inline void bind_dtype(pybind11::module_& m) {
     pybind11::enum_<DType>(m, "DType", pybind11::module_local())
         .value("float32", DType::float32)
-        .value("float64", DType::float64);
+        .value("float64", DType::float64)
+        .value("float16", DType::float16)
+        .value("bfloat16", DType::bfloat16);
 }
 
 // Calls body(float{}) or body(double{}), with the interpreter's lock released.
 template <typename Body>
 void by_dtype(DType dtype, Body&& body) {
+    if (dtype != DType::float32 && dtype != DType::float64) {
+        throw std::invalid_argument("`dtype` must be float32 or float64");
+    }
     pybind11::gil_scoped_release released;
     if (dtype == DType::float32) {
         body(float{});
     } else {
         body(double{});
+    }
+}
+
+// The same for kernels that take rows of every type.
+template <typename Body>
+void by_row_dtype(DType dtype, Body&& body) {
+    if (dtype == DType::float32 || dtype == DType::float64) {
+        by_dtype(dtype, body);
+        return;
+    }
+    pybind11::gil_scoped_release released;
+    if (dtype == DType::float16) {
+        body(Half{});
+    } else {
+        body(BFloat16{});
     }
 }
 

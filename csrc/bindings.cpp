@@ -126,6 +126,7 @@ PYBIND11_MODULE(_native, m) {
     fastjac::bind_build(m);
     fastjac::bind_squared_norms(m);
     fastjac::bind_conv_geometry(m);
+    fastjac::bind_live_arrays(m);
     fastjac::bind_gated_conv(m);
     fastjac::bind_gated_head(m);
     fastjac::bind_live_list(m);
@@ -136,6 +137,8 @@ PYBIND11_MODULE(_native, m) {
     py::module_ cuda = m.def_submodule("cuda");
     cuda.attr("DType") = m.attr("DType");
     cuda.attr("ConvGeometry") = m.attr("ConvGeometry");
+    cuda.attr("LiveArrays") = m.attr("LiveArrays");
+    cuda.attr("RowsPlace") = m.attr("RowsPlace");
     fastjac::cuda::bind(cuda);
 #endif
 }

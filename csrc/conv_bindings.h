@@ -11,6 +11,7 @@
 #include "cpu/gated_conv.h"
 #include "cpu/gated_head.h"
 #include "cpu/live_list.h"
+#include "live_arrays.h"
 
 namespace fastjac {
 
@@ -19,79 +20,32 @@ inline void bind_live_list(pybind11::module_& m) {
     m.attr("LIST_PIXELS") = kListPixels;
     m.def(
         "live_list",
-        [](DType dtype, const ConvGeometry& g, std::int64_t samples, Address route,
-           Address gate, bool step, Address pooled_gate, bool pooled_step,
-           Address starts, Address channels, Address sources, Address factors,
-           Address positions, Address offsets, Address open, std::int64_t window_y,
-           std::int64_t window_x, double scale) {
-            check_size("samples", samples);
-            check_positive("window_y", window_y);
-            check_positive("window_x", window_x);
-            const std::int64_t entries = samples * g.outputs();
+        [](const LiveArrays& a, Address open, DType dtype) {
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
                 LiveList<T> p{};
-                p.route = optional_pointer<const std::int64_t>("route", route);
-                p.gate = optional_pointer<const T>("gate", gate);
-                p.pooled_gate = optional_pointer<const T>("pooled_gate", pooled_gate);
-                p.step = step;
-                p.pooled_step = pooled_step;
-                p.starts = pointer<std::int32_t>("starts", starts, samples);
-                p.channels = pointer<std::int32_t>("channels", channels, entries);
-                p.sources = pointer<std::int32_t>("sources", sources, entries);
-                p.factors = pointer<T>("factors", factors, entries);
-                p.positions = optional_pointer<std::int32_t>("positions", positions);
-                p.offsets = pointer<std::int32_t>("offsets", offsets, entries);
+                fill_list(a, p);
+                p.positions = optional_pointer<std::int32_t>("positions", a.positions);
                 p.open = p.route != nullptr
                              ? nullptr
-                             : pointer<unsigned char>("open", open, entries);
-                p.width = g.out_width;
-                p.window_y = window_y;
-                p.window_x = window_x;
-                p.scale = static_cast<T>(scale);
-                p.column_step = g.stride_x * g.out_channels;
-                p.samples = samples;
-                p.channel_count = g.out_channels;
-                p.pixels = g.pixels();
-                p.pooled_pixels = g.pooled_pixels;
+                             : pointer<unsigned char>("open", open, a.entries());
                 FASTJAC_CALL(live_list<T>, p);
             });
         },
-        py::arg("dtype"), py::arg("geometry"), py::arg("samples"), py::arg("route"),
-        py::arg("gate"), py::arg("step"), py::arg("pooled_gate"),
-        py::arg("pooled_step"), py::arg("starts"), py::arg("channels"),
-        py::arg("sources"), py::arg("factors"), py::arg("positions"),
-        py::arg("offsets"), py::arg("open"), py::arg("window_y"), py::arg("window_x"),
-        py::arg("scale"));
+        py::kw_only(), py::arg("arrays"), py::arg("open"), py::arg("dtype"));
     m.def(
         "live_rows",
-        [](DType dtype, const ConvGeometry& g, bool gather, std::int64_t samples,
-           Address rows, Address compact, Address starts, Address channels,
-           Address sources, Address factors, std::int64_t row_count,
-           std::int64_t row_stride, std::int64_t stride_row, std::int64_t stride_sample,
-           std::int64_t stride_channel, std::int64_t stride_pixel) {
-            check_size("samples", samples);
-            check_positive("row_count", row_count);
-            const std::int64_t entries = samples * g.outputs();
+        [](const LiveArrays& a, const RowsPlace& rows, bool gather, DType dtype) {
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
                 LiveRows<T> p{};
-                p.rows = pointer<T>("rows", rows, entries);
-                p.compact = pointer<T>("compact", compact, entries);
-                p.starts = pointer<const std::int32_t>("starts", starts, samples);
-                p.channels = pointer<const std::int32_t>("channels", channels, entries);
-                p.sources = pointer<const std::int32_t>("sources", sources, entries);
-                p.factors = pointer<const T>("factors", factors, entries);
-                p.samples = samples;
-                p.channel_count = g.out_channels;
-                p.pixels = g.pixels();
-                p.pooled_pixels = g.pooled_pixels;
-                p.row_count = row_count;
-                p.row_stride = row_stride;
-                p.stride_row = stride_row;
-                p.stride_sample = stride_sample;
-                p.stride_channel = stride_channel;
-                p.stride_pixel = stride_pixel;
+                fill_rows(a, rows, p);
+                p.starts = pointer<const std::int32_t>("starts", a.starts, a.samples);
+                p.channels =
+                    pointer<const std::int32_t>("channels", a.channels, a.entries());
+                p.sources =
+                    pointer<const std::int32_t>("sources", a.sources, a.entries());
+                p.pixels = a.geometry.pixels();
                 if (gather) {
                     FASTJAC_CALL(gather_live<T>, p);
                 } else {
@@ -99,11 +53,8 @@ inline void bind_live_list(pybind11::module_& m) {
                 }
             });
         },
-        py::arg("dtype"), py::arg("geometry"), py::arg("gather"), py::arg("samples"),
-        py::arg("rows"), py::arg("compact"), py::arg("starts"), py::arg("channels"),
-        py::arg("sources"), py::arg("factors"), py::arg("row_count"),
-        py::arg("row_stride"), py::arg("stride_row"), py::arg("stride_sample"),
-        py::arg("stride_channel"), py::arg("stride_pixel"));
+        py::kw_only(), py::arg("arrays"), py::arg("rows"), py::arg("gather"),
+        py::arg("dtype"));
 }
 
 enum class ConvPass { pull, push, weight };
@@ -137,27 +88,21 @@ inline void bind_gated_conv(pybind11::module_& m) {
         .value("weight", ConvPass::weight);
     m.def(
         "gated_conv",
-        [](DType dtype, const ConvGeometry& g, ConvPass pass, bool lanes_are_rows,
-           std::int64_t samples, std::int64_t row_count, Address weight,
-           std::int64_t weight_stride, Address starts, Address channels,
-           Address offsets, Address positions, Address route, Address compact,
-           std::int64_t compact_stride, Address input, std::int64_t input_stride,
-           Address weight_gradient) {
-            check_size("samples", samples);
-            check_positive("row_count", row_count);
-            const std::int64_t entries = samples * g.outputs();
+        [](const LiveArrays& a, ConvPass pass, bool lanes_are_rows,
+           std::int64_t row_count, Address weight, std::int64_t weight_stride,
+           Address compact, std::int64_t compact_stride, Address input,
+           std::int64_t input_stride, Address weight_gradient, DType dtype) {
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
+                const ConvGeometry& g = a.geometry;
                 GatedConv<T> p{};
+                fill_conv(a, row_count, p);
                 p.weight = pointer<const T>("weight", weight, g.taps());
-                p.starts = pointer<const std::int32_t>("starts", starts, samples);
-                p.channels = pointer<const std::int32_t>("channels", channels, entries);
-                p.offsets = pointer<const std::int32_t>("offsets", offsets, entries);
                 p.positions =
-                    optional_pointer<const std::int32_t>("positions", positions);
-                p.route = optional_pointer<const std::int64_t>("route", route);
-                p.compact = pointer<T>("compact", compact, entries);
-                p.input = pointer<T>("input", input, samples);
+                    optional_pointer<const std::int32_t>("positions", a.positions);
+                p.route = optional_pointer<const std::int64_t>("route", a.route);
+                p.compact = pointer<T>("compact", compact, a.entries());
+                p.input = pointer<T>("input", input, a.samples);
                 p.weight_gradient =
                     optional_pointer<T>("weight_gradient", weight_gradient);
                 if (pass == ConvPass::weight && p.weight_gradient == nullptr) {
@@ -167,35 +112,19 @@ inline void bind_gated_conv(pybind11::module_& m) {
                     p.positions == nullptr) {
                     throw std::invalid_argument("`positions` is null");
                 }
-                p.samples = samples;
-                p.row_count = row_count;
                 p.in_channels = g.in_channels;
-                p.out_channels = g.out_channels;
-                p.in_height = g.in_height;
-                p.in_width = g.in_width;
-                p.out_height = g.out_height;
-                p.out_width = g.out_width;
                 p.pooled_pixels = g.pooled_pixels;
-                p.kernel_y = g.kernel_y;
-                p.kernel_x = g.kernel_x;
-                p.stride_y = g.stride_y;
-                p.stride_x = g.stride_x;
-                p.padding_y = g.padding_y;
-                p.padding_x = g.padding_x;
-                p.dilation_y = g.dilation_y;
-                p.dilation_x = g.dilation_x;
                 p.weight_stride = weight_stride;
                 p.compact_stride = compact_stride;
                 p.input_stride = input_stride;
                 run_gated_conv(pass, lanes_are_rows, p);
             });
         },
-        py::arg("dtype"), py::arg("geometry"), py::arg("direction"),
-        py::arg("lanes_are_rows"), py::arg("samples"), py::arg("row_count"),
-        py::arg("weight"), py::arg("weight_stride"), py::arg("starts"),
-        py::arg("channels"), py::arg("offsets"), py::arg("positions"), py::arg("route"),
-        py::arg("compact"), py::arg("compact_stride"), py::arg("input"),
-        py::arg("input_stride"), py::arg("weight_gradient"));
+        py::kw_only(), py::arg("arrays"), py::arg("direction"),
+        py::arg("lanes_are_rows"), py::arg("row_count"), py::arg("weight"),
+        py::arg("weight_stride"), py::arg("compact"), py::arg("compact_stride"),
+        py::arg("input"), py::arg("input_stride"), py::arg("weight_gradient"),
+        py::arg("dtype"));
 }
 
 inline void bind_gated_head(pybind11::module_& m) {

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fastjac import native
 from fastjac.precision import wide
 
 REDUCTIONS = ("frobenius", "sum", "mean", "none")
@@ -89,7 +90,7 @@ def check_finite(logits: Tensor, x: Tensor) -> None:
 
     On a GPU the test would have to wait for the device, so `poison` is used instead.
     """
-    if logits.device.type != "cpu":
+    if native.waits(logits):
         return
     bad = ~torch.isfinite(logits.detach()).all(1)
     if not bad.any():
@@ -107,7 +108,7 @@ def check_finite(logits: Tensor, x: Tensor) -> None:
 
 def poison(value: Tensor, logits: Tensor) -> Tensor:
     """Make ``value`` NaN where logits on a GPU are not finite, without waiting."""
-    if logits.device.type == "cpu":
+    if not native.waits(logits):
         return value
     bad = ~torch.isfinite(logits.detach()).all()
     return torch.where(bad, torch.full_like(value, float("nan")), value)
@@ -129,7 +130,11 @@ def check_class_weights(weights: Tensor | None, logits: Tensor) -> Tensor | None
             f"`class_weights` must have shape ({classes},), one weight a class; got "
             f"{tuple(given.shape)}"
         )
-    if not bool((given >= 0).all()) or not bool(torch.isfinite(given).all()):
+    if native.waits(
+        weights
+    ):  # a root of what is negative is NaN, and so is the penalty
+        return given.detach()
+    if not bool((weights >= 0).all()) or not bool(torch.isfinite(weights).all()):
         raise ValueError(
             f"`class_weights` must be finite and not negative; got {given.tolist()}"
         )
@@ -184,7 +189,7 @@ def check_labels(y: Tensor, logits: Tensor) -> None:
         raise ValueError(
             f"`y` is on {y.device} and `logits` are on {logits.device}; move y there"
         )
-    if y.device.type == "cpu" and (int(y.min()) < 0 or int(y.max()) >= classes):
+    if not native.waits(y) and (int(y.min()) < 0 or int(y.max()) >= classes):
         raise ValueError(
             f"`y` must hold labels from 0 to K - 1 = {classes - 1}; got labels from "
             f"{int(y.min())} to {int(y.max())}"

@@ -7,6 +7,7 @@ so their backward runs a second sweep.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,15 @@ def total_squared_norm(
 ) -> Tensor:
     """Return ``sum_i sum_r ||row_r(x_i)||^2`` as a differentiable scalar."""
     sweep = Sweep(linearization, seeds, chunk)
-    return _Total.apply(sweep, seeds, *linearization.weights)
+    return _Total.apply(sweep, False, seeds, *linearization.weights)
+
+
+def frobenius_norm(
+    linearization: Linearization, seeds: Tensor, chunk: int | None = None
+) -> Tensor:
+    """Return the root of `total_squared_norm`; at 0 its gradient is 0."""
+    sweep = Sweep(linearization, seeds, chunk)
+    return _Total.apply(sweep, True, seeds, *linearization.weights)
 
 
 def squared_norms(
@@ -70,29 +79,36 @@ class _Context(FunctionCtx):
     sweep: Sweep
     saved_tensors: tuple[Tensor, ...]
     gradients: list[Tensor | None]
+    inverse_root: Tensor | None
     needs_input_grad: tuple[bool, ...]
 
 
 class _Total(torch.autograd.Function):
+    """The sum of all squared norms, or its root."""
+
     @staticmethod
-    def forward(ctx: _Context, sweep: Sweep, seeds: Tensor, *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: _Context, sweep: Sweep, root: bool, seeds: Tensor, *weights: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(seeds, *weights)
         wanted = _wanted(ctx, sweep)
-        if not wanted and not ctx.needs_input_grad[1]:
-            return sweep.squared_norms().sum()
         norms, found, seeds_gradient = sweep.squared_norms_and_gradients(
-            wanted, ctx.needs_input_grad[1]
+            wanted, ctx.needs_input_grad[2]
         )
-        ctx.gradients = [seeds_gradient, *_placed(ctx, found)]
-        return norms.sum()
+        ctx.gradients = [
+            seeds_gradient,
+            *_placed(ctx, sweep.linearization.weights, found),
+        ]
+        ctx.inverse_root = norms.inverse_root if root else None
+        return norms.root if root else norms.total
 
     @staticmethod
     def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = [
-            None if gradient is None else gradient * upstream.to(gradient.dtype)
-            for gradient in ctx.gradients
-        ]
-        return _returned(ctx, gradients)
+        # What was kept is half the gradient of the sum, and that of the root is
+        # 1 / (2 root) of the sum's.
+        inverse = ctx.inverse_root
+        factor = 2 * upstream if inverse is None else inverse * upstream
+        return _returned(ctx, [None, *scaled(ctx.gradients, factor)])
 
 
 class _SquaredNorms(torch.autograd.Function):
@@ -107,9 +123,11 @@ class _SquaredNorms(torch.autograd.Function):
         _ = ctx.saved_tensors  # raises if a weight was changed in place meanwhile
         sweep = ctx.sweep
         _, found, seeds_gradient = sweep.squared_norms_and_gradients(
-            _wanted(ctx, sweep), ctx.needs_input_grad[1], scale=upstream
+            _wanted(ctx, sweep), ctx.needs_input_grad[1], scale=2 * upstream
         )
-        return _returned(ctx, [seeds_gradient, *_placed(ctx, found)])
+        return _returned(
+            ctx, [seeds_gradient, *_placed(ctx, sweep.linearization.weights, found)]
+        )
 
 
 class _Pull(torch.autograd.Function):
@@ -126,20 +144,34 @@ class _Pull(torch.autograd.Function):
         found, seeds_gradient = sweep.row_gradients(
             upstream, _wanted(ctx, sweep), ctx.needs_input_grad[1]
         )
-        return _returned(ctx, [seeds_gradient, *_placed(ctx, found)])
+        return _returned(
+            ctx, [seeds_gradient, *_placed(ctx, sweep.linearization.weights, found)]
+        )
+
+
+def scaled(gradients: list[Tensor | None], factor: Tensor) -> list[Tensor | None]:
+    """Return gradients times a number on their device, by one kernel where possible."""
+    there = [g for g in gradients if g is not None]
+    alike = all(type(g) is Tensor and g.dtype == factor.dtype for g in there)
+    if there and alike and all(g.device == factor.device for g in there):
+        products = iter(torch._foreach_mul(there, factor))
+        return [None if g is None else next(products) for g in gradients]
+    return [None if g is None else g * factor.to(g.dtype) for g in gradients]
 
 
 def _wanted(ctx: _Context, sweep: Sweep) -> list[Tensor]:
     weights = sweep.linearization.weights
-    return [
-        w for w, needs in zip(weights, ctx.needs_input_grad[2:], strict=True) if needs
-    ]
+    needed = ctx.needs_input_grad[len(ctx.needs_input_grad) - len(weights) :]
+    return [w for w, needs in zip(weights, needed, strict=True) if needs]
 
 
-def _placed(ctx: _Context, found: list[Tensor | None]) -> list[Tensor | None]:
+def _placed(
+    ctx: _Context, weights: Sequence[Tensor], found: list[Tensor | None]
+) -> list[Tensor | None]:
     """Put the gradients that were wanted at their weights' positions."""
     gradients = iter(found)
-    return [next(gradients) if needs else None for needs in ctx.needs_input_grad[2:]]
+    needed = ctx.needs_input_grad[len(ctx.needs_input_grad) - len(weights) :]
+    return [next(gradients) if needs else None for needs in needed]
 
 
 def _returned(

@@ -23,10 +23,12 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
+from fastjac import native
 from fastjac.linearization import Linearization
 from fastjac.rules.dense_head import DenseHead
 from fastjac.rules.head import GatedHead
 from fastjac.rules.linear import Linear
+from fastjac.seeds import is_identity
 
 #: Multiply-adds of the sweep that take as long as one of the factorisation, which is in
 #: float64. Measured on a CPU (bench/NOTES.md); on a GPU, where the sweep is so much
@@ -80,7 +82,9 @@ def _last_layers(linearization: Linearization) -> list[Tensor]:
 
 def _is_identity(seeds: Tensor) -> bool:
     """Whether products with the seeds can be left out; a GPU is not waited for."""
-    if seeds.device.type != "cpu" or seeds.shape[0] != seeds.shape[1]:
+    if is_identity(seeds):
+        return True
+    if native.waits(seeds) or seeds.shape[0] != seeds.shape[1]:
         return False
     return torch.equal(seeds, torch.eye(len(seeds), dtype=seeds.dtype))
 

@@ -154,15 +154,14 @@ def _pool(layer: Convolution | Linear, rule: Rule) -> Route | Average | None:
     """Return a rule if it is a pool over the pixels of a convolution's channels.
 
     torch pools a (C, H, W) tensor too, so that a pool of more dimensions than the
-    convolution has takes the channels for pixels. An average must have whole windows;
-    the kernels of a GPU have none.
+    convolution has takes the channels for pixels. An average must have whole windows.
     """
     if not isinstance(layer, Convolution):
         return None
     spatial = layer.weight.dim() - 2
     if isinstance(rule, Route):
         return rule if rule.spatial == spatial else None
-    if isinstance(rule, Average) and not native.on_gpu(layer.weight):
+    if isinstance(rule, Average):
         return rule if len(rule.window) == spatial else None
     return None
 

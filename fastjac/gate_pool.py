@@ -13,7 +13,14 @@ from torch import Tensor
 
 from fastjac import native
 
-__all__ = ["PoolAxis", "gate_rows", "pool_axes", "pool_tangents", "unpool_rows"]
+__all__ = [
+    "PoolAxis",
+    "gate_rows",
+    "gated_sum",
+    "pool_axes",
+    "pool_tangents",
+    "unpool_rows",
+]
 
 
 class PoolAxis(NamedTuple):
@@ -58,31 +65,68 @@ def gate_rows(
     $$out_{rl} = rows_{rl} \cdot gate_l$$
 
     Args:
-        rows: (R, *gate.shape), on a GPU.
+        rows: (R, *gate.shape), on a GPU; or (R, 1, *gate.shape[1:]), and all samples
+            have the same rows.
         gate: the factors, of any shape.
         positive: take 1 where `gate` is > 0 and 0 elsewhere (`gate` is the result of a
             ReLU), instead of `gate` itself.
         out: where to write the result; may be `rows`. None for a new tensor.
 
     Returns:
-        `out`, shaped like `rows`.
+        `out`, (R, *gate.shape).
 
     Raises:
         RuntimeError: there is no native kernel for that device.
         ValueError: the tensors do not fit together.
     """
-    out = torch.empty_like(rows) if out is None else out
+    shape = (rows.shape[0], *gate.shape)
+    out = rows.new_empty(shape) if out is None else out
     module = native.kernels(rows, gate, out)
-    _same_shape("`gate`", gate.shape, "a row", rows.shape[1:])
-    _same_shape("`out`", out.shape, "`rows`", rows.shape)
+    if rows.shape[1:] != (1, *gate.shape[1:]):
+        _same_shape("`gate`", gate.shape, "a row", rows.shape[1:])
+    _same_shape("`out`", out.shape, "`rows`", shape)
     module.gate_rows(
         rows=rows.data_ptr(),
         gate=gate.data_ptr(),
         out=out.data_ptr(),
         row_count=rows.shape[0],
         length=gate.numel(),
+        period=rows.numel() // max(1, rows.shape[0]),
         positive=positive,
         **native.launch_arguments(rows),
+    )
+    return out
+
+
+def gated_sum(tangents: Tensor, gate: Tensor, *, positive: bool) -> Tensor:
+    r"""Tangents times the gate that all of them share, added up over samples.
+
+    $$out_{rh} = \sum_n gate_{nh} \cdot tangents_{rnh}$$
+
+    Args:
+        tangents: (R, N, H), on a GPU.
+        gate: (N, H).
+        positive: as in `gate_rows`.
+
+    Returns:
+        (R, H).
+
+    Raises:
+        RuntimeError: there is no native kernel for that device.
+        ValueError: the tensors do not fit together.
+    """
+    module = native.kernels(tangents, gate)
+    _same_shape("`gate`", gate.shape, "a row", tangents.shape[1:])
+    out = tangents.new_empty(tangents.shape[0], tangents.shape[2])
+    module.gated_sum(
+        tangents=tangents.data_ptr(),
+        gate=gate.data_ptr(),
+        out=out.data_ptr(),
+        row_count=tangents.shape[0],
+        samples=tangents.shape[1],
+        length=tangents.shape[2],
+        positive=positive,
+        **native.launch_arguments(tangents),
     )
     return out
 

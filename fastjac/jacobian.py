@@ -87,7 +87,7 @@ def jacobian_norm(
     opened = _rows(model, x, backend, batch_statistics)
     with opened as (rows, logits), torch.no_grad():
         squares = rows.squared_norms(seeds.jacobian(logits), size)
-        return checks.poison(squares.sqrt(), logits)
+        return squares.sqrt()
 
 
 @eager
@@ -137,7 +137,7 @@ def spectral_norm(
         # out.
         squares = parallel.tied(rows.squared_norms(top, size), logits)
     positive = squares > 0
-    return checks.poison(torch.where(positive, squares, 1.0).sqrt() * positive, logits)
+    return torch.where(positive, squares, 1.0).sqrt() * positive
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Linearization:
         self.x_shape = x.shape
         self.x_dtype, self.dtype = x.dtype, wide(logits.dtype)
         self.device = logits.device
+        self.logits = logits.detach()
         self.samples, self.classes = logits.shape
         ends = {source, target}
         #: Makes a context in which the weights are in memory, where models free them.

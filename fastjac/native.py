@@ -26,6 +26,7 @@ __all__ = [
     "Backend",
     "available",
     "backend",
+    "bindings_of",
     "build_config",
     "cuda_available",
     "cuda_why_not",
@@ -40,6 +41,7 @@ __all__ = [
     "supported_isas",
     "thread_count",
     "usable",
+    "waits",
     "why_not",
 ]
 
@@ -123,6 +125,23 @@ def on_gpu(tensor: Tensor) -> bool:
         return False
     found = backend(tensor)
     return found is not None and found.on_gpu
+
+
+def bindings_of(tensor: Tensor) -> Any:
+    """What binds the kernels for the device of a tensor, which must exist."""
+    found = backend(tensor)
+    assert found is not None
+    return found.bindings
+
+
+def waits(tensor: Tensor) -> bool:
+    """Whether whoever reads a value of a tensor has to wait for its device.
+
+    Example:
+        >>> waits(torch.zeros(1))
+        False
+    """
+    return not tensor.is_cpu or on_gpu(tensor)
 
 
 def available() -> bool:

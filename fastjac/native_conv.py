@@ -68,8 +68,6 @@ def live_list(
     step: bool,
     pooled_gate: Tensor | None,
     pooled_step: bool,
-    window: tuple[int, int] = (1, 1),
-    scale: float = 1.0,
 ) -> None:
     """Fill the list of a convolution's live outputs from its gates and routes.
 
@@ -79,12 +77,16 @@ def live_list(
         step: whether ``gate`` opens where it is positive; else it is a factor.
         pooled_gate: the same behind the pool.
         pooled_step: the same for ``pooled_gate``.
-        window: of the average pool behind the layer, if there is one.
-        scale: the weight of an element in that average.
     """
+    arrays = native.bindings_of(live.factors).LiveArrays(
+        **_addresses(live),
+        gate=_address(gate),
+        step=step,
+        pooled_gate=_address(pooled_gate),
+        pooled_step=pooled_step,
+    )
     if native.on_gpu(live.factors):
-        gates = {"gate": _address(gate), "pooled_gate": _address(pooled_gate)}
-        native_conv_gpu.live_list(live, step=step, pooled_step=pooled_step, **gates)
+        native_conv_gpu.live_list(live, arrays)
         return
     module = native.module()
     pixels = 0 if live.route is not None else live.geometry.pixels
@@ -93,56 +95,60 @@ def live_list(
         dtype=torch.uint8,
     )
     module.live_list(
-        geometry=live.geometry,
-        samples=live.samples,
-        route=_address(live.route),
-        gate=_address(gate),
-        step=step,
-        pooled_gate=_address(pooled_gate),
-        pooled_step=pooled_step,
+        arrays=arrays,
         open=opened.data_ptr(),
-        window_y=window[0],
-        window_x=window[1],
-        scale=scale,
-        starts=live.starts.data_ptr(),
-        channels=live.channels.data_ptr(),
-        sources=live.sources.data_ptr(),
-        factors=live.factors.data_ptr(),
-        positions=_address(live.positions),
-        offsets=live.offsets.data_ptr(),
         **native.launch_arguments(live.factors),
     )
+
+
+def live_arrays(live: Live) -> Any:
+    """Return the addresses of a list's arrays as the bindings want them."""
+    return native.bindings_of(live.factors).LiveArrays(**_addresses(live))
+
+
+def _addresses(live: Live) -> dict[str, Any]:
+    return {
+        "geometry": live.geometry,
+        "samples": live.samples,
+        "route": _address(live.route),
+        "starts": live.starts.data_ptr(),
+        "channels": live.channels.data_ptr(),
+        "sources": live.sources.data_ptr(),
+        "factors": live.factors.data_ptr(),
+        "positions": _address(live.positions),
+        "offsets": live.offsets.data_ptr(),
+        "window_y": live.window[0],
+        "window_x": live.window[1],
+        "scale": live.scale,
+    }
 
 
 def live_rows(live: Live, rows: Tensor, compact: Tensor, *, gather: bool) -> None:
     """Move between rows (R, n, C, Q) of any strides and live entries, times the gates.
 
-    Gathering copies; scattering adds, as several entries of an average have one source.
+    Gathering copies. Scattering adds, as several entries of an average have one source;
+    on a GPU it writes all rows, zeros where nothing lives.
 
     Raises:
         ValueError: the dtypes or devices differ.
     """
     _same_kind(live.factors, rows, compact)
-    if native.on_gpu(rows):
-        native_conv_gpu.live_rows(live, rows, compact, gather=gather)
-        return
+    bindings = native.bindings_of(rows)
     stride = rows.stride()
-    native.module().live_rows(
-        geometry=live.geometry,
-        gather=gather,
-        samples=live.samples,
+    place = bindings.RowsPlace(
         rows=rows.data_ptr(),
         compact=compact.data_ptr(),
-        starts=live.starts.data_ptr(),
-        channels=live.channels.data_ptr(),
-        sources=live.sources.data_ptr(),
-        factors=live.factors.data_ptr(),
         row_count=rows.shape[0],
         row_stride=compact.shape[1],
         stride_row=stride[0],
         stride_sample=stride[1],
         stride_channel=stride[2],
         stride_pixel=stride[3],
+    )
+    bindings.live_rows(
+        arrays=live.arrays,
+        rows=place,
+        gather=gather,
         **native.launch_arguments(rows),
     )
 
@@ -194,7 +200,7 @@ def gated_conv(
     layout: InputLayout,
     weight_gradient: Tensor | None = None,
 ) -> None:
-    """Run one pass of a gated convolution.
+    """Run one pass of a gated convolution on a CPU.
 
     Args:
         direction: "pull" (compact to input), "push" (input to compact) or "weight"
@@ -210,31 +216,14 @@ def gated_conv(
         ValueError: the dtypes or devices differ.
     """
     _same_kind(live.factors, weight, compact, input)
-    if native.on_gpu(input):
-        native_conv_gpu.gated_conv(
-            direction,
-            live,
-            weight=weight,
-            compact=compact,
-            input=input,
-            row_count=layout.count,
-            weight_gradient=weight_gradient,
-        )
-        return
     module = native.module()
     module.gated_conv(
-        geometry=live.geometry,
+        arrays=live.arrays,
         direction=getattr(module.ConvPass, direction),
         lanes_are_rows=layout.lanes_are_rows,
-        samples=live.samples,
         row_count=layout.count,
         weight=weight.data_ptr(),
         weight_stride=weight.shape[2],
-        starts=live.starts.data_ptr(),
-        channels=live.channels.data_ptr(),
-        offsets=live.offsets.data_ptr(),
-        positions=_address(live.positions),
-        route=_address(live.route),
         compact=compact.data_ptr(),
         compact_stride=compact.shape[1],
         input=layout.origin(input),

@@ -6,6 +6,8 @@ from torch's caching allocator, which knows the stream, so nothing has to be wai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,62 +21,26 @@ if TYPE_CHECKING:
 
 def channel_stride(channels: int, like: Tensor) -> int:
     """Return the stride of rows of so many channels at a layer's input."""
-    return int(_bindings(like).channel_stride(native.dtype_of(like), channels))
+    return int(native.bindings_of(like).channel_stride(native.dtype_of(like), channels))
 
 
 def compact_stride(row_count: int, like: Tensor) -> int:
     """Return the stride of compact entries of so many rows."""
-    return int(_bindings(like).compact_stride(native.dtype_of(like), row_count))
-
-
-def live_list(
-    live: Live, *, gate: int, step: bool, pooled_gate: int, pooled_step: bool
-) -> None:
-    """Fill the list of live outputs; gates are addresses, 0 for all open."""
-    bindings = _bindings(live.factors)
-    segments = bindings.live_segments(live.geometry, live.samples)
-    counters = live.samples * live.geometry.pixels * segments
-    cursors = torch.zeros(counters, dtype=torch.int32, device=live.factors.device)
-    bindings.live_list(
-        geometry=live.geometry,
-        samples=live.samples,
-        route=0 if live.route is None else live.route.data_ptr(),
-        gate=gate,
-        step=step,
-        pooled_gate=pooled_gate,
-        pooled_step=pooled_step,
-        starts=live.starts.data_ptr(),
-        channels=live.channels.data_ptr(),
-        sources=live.sources.data_ptr(),
-        factors=live.factors.data_ptr(),
-        positions=_positions(live),
-        offsets=live.offsets.data_ptr(),
-        cursors=cursors.data_ptr(),
-        **native.launch_arguments(live.factors),
+    return int(
+        native.bindings_of(like).compact_stride(native.dtype_of(like), row_count)
     )
 
 
-def live_rows(live: Live, rows: Tensor, compact: Tensor, *, gather: bool) -> None:
-    """Copy between rows (R, n, C, Q) of any strides and live entries, times the gates.
-
-    Scattered rows are zero where nothing lives.
-    """
-    stride = rows.stride()
-    _bindings(rows).live_rows(
-        geometry=live.geometry,
-        gather=gather,
-        samples=live.samples,
-        rows=rows.data_ptr(),
-        compact=compact.data_ptr(),
-        positions=_positions(live),
-        factors=live.factors.data_ptr(),
-        row_count=rows.shape[0],
-        row_stride=compact.shape[1],
-        stride_row=stride[0],
-        stride_sample=stride[1],
-        stride_channel=stride[2],
-        stride_pixel=stride[3],
-        **native.launch_arguments(rows),
+def live_list(live: Live, arrays: Any) -> None:
+    """Fill the list of live outputs."""
+    bindings = native.bindings_of(live.factors)
+    segments = bindings.live_segments(live.geometry, live.samples)
+    counters = live.samples * live.geometry.pixels * segments
+    cursors = live.starts.new_empty(counters)
+    bindings.live_list(
+        arrays=arrays,
+        cursors=cursors.data_ptr(),
+        **native.launch_arguments(live.factors),
     )
 
 
@@ -86,38 +52,66 @@ def gated_conv(
     compact: Tensor,
     input: Tensor,
     row_count: int,
-    weight_gradient: Tensor | None,
+    parts: tuple[Parts, bool] | None = None,
 ) -> None:
-    """Run one pass of a gated convolution; see `native_conv.gated_conv`."""
-    bindings = _bindings(input)
+    """Run one pass of a gated convolution; see `native_conv.gated_conv`.
+
+    ``parts`` are what "weight" adds to, and whether they hold anything yet.
+    """
     arguments: dict[str, Any] = {
-        "geometry": live.geometry,
-        "samples": live.samples,
+        "arrays": live.arrays,
         "row_count": row_count,
         "weight": weight.data_ptr(),
-        "starts": live.starts.data_ptr(),
-        "channels": live.channels.data_ptr(),
-        "offsets": live.offsets.data_ptr(),
         "compact": compact.data_ptr(),
         "input": input.data_ptr(),
         **native.launch_arguments(input),
     }
-    if direction == "weight":
-        assert weight_gradient is not None
-        dtype = native.dtype_of(input)
-        splits = bindings.weight_splits(dtype, live.geometry, live.samples)
-        partials = weight.new_empty(splits, *weight.shape)
-        arguments["weight_gradient"] = weight_gradient.data_ptr()
+    if parts is not None:
+        partials = parts[0].partials
         arguments["partials"] = partials.data_ptr()
-    getattr(bindings, f"gated_conv_{direction}")(**arguments)
+        arguments["splits"], arguments["add"] = partials.shape[0], parts[1]
+    getattr(native.bindings_of(input), f"gated_conv_{direction}")(**arguments)
 
 
-def _bindings(tensor: Tensor) -> Any:
-    backend = native.backend(tensor)
-    assert backend is not None
-    return backend.bindings
+@dataclass(frozen=True)
+class Parts:
+    """A weight gradient in parts, each of some of the samples."""
+
+    #: (parts, taps, C, stride), as the kernels lay out weights.
+    partials: Tensor
+    #: Of the weight: (C, C', ...).
+    shape: torch.Size
+
+    @staticmethod
+    def of(live: Live, weight: Tensor, shape: torch.Size) -> Parts:
+        """Return room for the gradient of a packed weight; nothing is in it yet."""
+        bindings, dtype = native.bindings_of(weight), native.dtype_of(weight)
+        splits = bindings.weight_splits(dtype, live.geometry, live.samples)
+        return Parts(weight.new_empty(splits, *weight.shape), shape)
+
+    def __len__(self) -> int:
+        """How many elements there are."""
+        return self.partials.numel()
 
 
-def _positions(live: Live) -> int:
-    assert live.positions is not None, "lists for a GPU hold positions"
-    return live.positions.data_ptr()
+def summed(waiting: Sequence[Parts]) -> list[Tensor]:
+    """Add up the parts of each gradient, laid out as the weights are."""
+    gradients = [parts.partials.new_empty(parts.shape) for parts in waiting]
+    by_kind: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    for i, gradient in enumerate(gradients):
+        by_kind.setdefault((gradient.dtype, gradient.device), []).append(i)
+    for members in by_kind.values():
+        first = gradients[members[0]]
+        native.bindings_of(first).sum_partials(
+            layers=[
+                (
+                    waiting[i].partials.data_ptr(),
+                    gradients[i].data_ptr(),
+                    *waiting[i].partials.shape[:3],
+                    waiting[i].shape[1],
+                )
+                for i in members
+            ],
+            **native.launch_arguments(first),
+        )
+    return gradients

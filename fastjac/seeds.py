@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastjac.checks import check_labels
@@ -23,13 +22,37 @@ def jacobian(
     """
     classes = logits.shape[1]
     if projections is None:
-        chosen = torch.eye(classes, dtype=wide(logits.dtype), device=logits.device)
+        chosen = identity(classes, wide(logits.dtype), logits.device)
     else:
         chosen = orthonormal_rows(logits, projections, generator)
         chosen = chosen * (classes / projections) ** 0.5
     if class_weights is not None:
         chosen = chosen * class_weights.sqrt()
     return chosen
+
+
+#: Kept by (K, dtype, device); larger ones would hold on to memory.
+_kept: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+LARGEST_KEPT, MOST_KEPT = 1024, 16
+
+
+def identity(classes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return seeds of all classes, (K, K), mostly the same tensor; never change it."""
+    kept = _kept.get((classes, dtype, device))
+    if kept is not None:
+        return kept
+    with torch.inference_mode(False):
+        seeds = torch.eye(classes, dtype=dtype, device=device)
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if classes <= LARGEST_KEPT and len(_kept) < MOST_KEPT and not capturing:
+        # Memory from the capture of a graph would be the graph's own.
+        _kept[classes, dtype, device] = seeds
+    return seeds
+
+
+def is_identity(seeds: Tensor) -> bool:
+    """Whether seeds are one of those that `identity` keeps, without looking inside."""
+    return seeds is _kept.get((seeds.shape[-1], seeds.dtype, seeds.device))
 
 
 def orthonormal_rows(
@@ -75,7 +98,9 @@ def input_gradient(y: Tensor, logits: Tensor) -> Tensor:
     """Return (N, 1, K) seeds ``softmax(z) - onehot(y)``, which carry gradient."""
     check_labels(y, logits)
     probabilities = logits.to(wide(logits.dtype)).softmax(1)
-    return (probabilities - F.one_hot(y.long(), logits.shape[1])).unsqueeze(1)
+    # F.one_hot looks at the labels, and whoever looks waits for the device.
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    return (probabilities - (y.unsqueeze(1) == classes).to(probabilities)).unsqueeze(1)
 
 
 def hoffman(count: int, logits: Tensor) -> Tensor:

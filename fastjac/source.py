@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from fastjac import checks, reference
-from fastjac.differentiable import pull, squared_norms, total_squared_norm
+from fastjac.differentiable import (
+    frobenius_norm,
+    pull,
+    squared_norms,
+    total_squared_norm,
+)
 from fastjac.fewer_rows import fewer_rows
 from fastjac.forward import Origin
 from fastjac.graph import Unsupported
@@ -22,7 +27,10 @@ from fastjac.linearize import batch_norm_in_training, linearize, refuse_autograd
 
 
 class Rows(Protocol):
-    """Rows pulled from seeds, (R, K) shared by all samples or (N, R, K)."""
+    """Rows pulled from seeds, (R, K) shared by all samples or (N, R, K).
+
+    On a GPU norms are NaN where logits are not finite.
+    """
 
     def pull(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
         """Return (N, R, *x.shape[1:]), differentiable in weights and seeds."""
@@ -32,6 +40,9 @@ class Rows(Protocol):
 
     def total(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
         """Return the sum over samples of `squared_norms`, differentiable."""
+
+    def frobenius(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        """Return the root of `total`, with gradient 0 at 0."""
 
 
 class FusedRows:
@@ -57,6 +68,11 @@ class FusedRows:
         seeds = fewer_rows(self.linearization, seeds)
         return total_squared_norm(self.linearization, seeds, chunk)
 
+    def frobenius(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        """See `Rows`."""
+        seeds = fewer_rows(self.linearization, seeds)
+        return frobenius_norm(self.linearization, seeds, chunk)
+
 
 class AutogradRows:
     """Rows by one backward pass each; ``chunk`` has no effect."""
@@ -73,11 +89,22 @@ class AutogradRows:
     def squared_norms(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
         """See `Rows`."""
         rows = self.pull(seeds).flatten(1)
-        return rows.to(torch.promote_types(rows.dtype, torch.float32)).square().sum(1)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        return checks.poison(rows.square().sum(1), self.logits)
 
     def total(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
         """See `Rows`."""
         return self.squared_norms(seeds).sum()
+
+    def frobenius(self, seeds: Tensor, chunk: int | None = None) -> Tensor:
+        """See `Rows`."""
+        return root(self.total(seeds))
+
+
+def root(total: Tensor) -> Tensor:
+    """Return the square root, with gradient 0 at 0."""
+    positive = total > 0
+    return torch.where(positive, total, 1.0).sqrt() * positive
 
 
 def open_rows(

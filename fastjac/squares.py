@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastjac import checks, parallel
 from fastjac.forward import Model, Origin, forward
-from fastjac.source import open_rows
+from fastjac.source import open_rows, root
 
 
 @dataclass(frozen=True)
@@ -64,20 +63,14 @@ class Squares:
         seeds, chunk = self.seeds(logits), checks.check_chunk(self.chunk)
         rows = open_rows(logits, x, self.backend, origin, self.batch_statistics)
         if self.reduction == "none":
-            squares = checks.poison(rows.squared_norms(seeds, chunk), logits)
-            return parallel.tied(squares, logits)
-        total = checks.poison(rows.total(seeds, chunk), logits)
-        total = parallel.tied(total, logits)
-        samples: Tensor | int = logits.shape[0]
+            return parallel.tied(rows.squared_norms(seeds, chunk), logits)
         group = parallel.resolved(self.process_group)
+        if self.reduction == "frobenius" and group is None:
+            return parallel.tied(rows.frobenius(seeds, chunk), logits)
+        total = parallel.tied(rows.total(seeds, chunk), logits)
+        samples: Tensor | int = logits.shape[0]
         if group is not None:
             total, samples = parallel.sums(total, logits.shape[0], group)
         if self.reduction == "mean":
             return total / samples
-        return total if self.reduction == "sum" else _sqrt(total)
-
-
-def _sqrt(total: Tensor) -> Tensor:
-    """Return the square root, with gradient 0 at 0."""
-    positive = total > 0
-    return torch.where(positive, total, 1.0).sqrt() * positive
+        return total if self.reduction == "sum" else root(total)

@@ -1,8 +1,8 @@
 """Runs a linearisation down and up, in chunks, and hands autograd the result.
 
 Any penalty here is ``P = sum_i a_i sum_r ||row_r(x_i)||^2`` with rows pulled from
-seeds. Going down gives the rows; going up again from ``T_0 = dP/d rows = 2 a_i rows``
-gives, at each weight, ``dP/dW = <rows at its output, tangents at its input>``.
+seeds. Going down gives the rows; going up again from ``T_0 = dP/d rows / 2 = a_i rows``
+gives, at each weight, ``dP/dW / 2 = <rows at its output, tangents at its input>``.
 Both happen chunk by chunk, over samples and over rows, so the memory of a sweep is set
 by the chunk and not by N or K.
 """
@@ -22,8 +22,20 @@ from fastjac.chunks import Chunk, chunks
 from fastjac.edges import Edge
 from fastjac.joins import Joins
 from fastjac.linearization import Linearization
+from fastjac.norms import Norms
 from fastjac.retry import in_chunks
-from fastjac.rules.base import Rule, Samples, Sum, repeats
+from fastjac.rules.base import (
+    Rule,
+    Samples,
+    Sum,
+    is_marked_identity,
+    marked_identity,
+    repeats,
+)
+from fastjac.seeds import is_identity
+
+#: Elements of weight gradients that may wait in parts (`Sum.parts`): 128 MiB of floats.
+MOST_IN_PARTS = 32 << 20
 
 #: The rows at the output of each rule whose weights get a gradient.
 Kept = dict[tuple[int, int], Tensor]
@@ -53,6 +65,17 @@ class Gradients:
             total.add(whole)
         return Sum(samples.of(whole))
 
+    def settle(self) -> None:
+        """Add up what waits in parts, if that takes much memory."""
+        waiting = (total.parts for total in self.sums.values())
+        if sum(len(parts) for parts in waiting if parts is not None) > MOST_IN_PARTS:
+            self.finish()
+
+    def finish(self) -> None:
+        """Add up what waits in parts, all of it at once."""
+        waiting = [total for total in self.sums.values() if total.parts is not None]
+        Sum.add_parts(waiting)
+
     def result(self, weight: Tensor) -> Tensor | None:
         """Return the gradient of one weight, None if it was not wanted."""
         total = self.sums.get(id(weight))
@@ -74,6 +97,7 @@ class Sweep:
         check_seeds(seeds, linearization.samples, linearization.classes)
         self.linearization = linearization
         self.seeds = seeds.detach().to(linearization.dtype)
+        self.identity = is_identity(seeds)
         self.rows = seeds.shape[-2]
         self.chunks = chunks(linearization, self.rows, chunk)
         #: Whether the chunks may be made smaller where memory runs out.
@@ -97,17 +121,17 @@ class Sweep:
     @in_chunks
     def squared_norms(self) -> Tensor:
         """Return ``sum_r ||row_r(x_i)||^2``, (N,), in float32 or wider."""
-        norms = self._zeros()
+        norms = self._norms()
         for chunk, edges in self._pieces():
             rows, _ = self._pull(chunk, edges, set())
-            norms[chunk.start : chunk.stop] += _squared_norms(rows, norms.dtype)
-        return norms
+            norms.add(chunk, rows)
+        return norms.each
 
     @in_chunks
     def squared_norms_and_gradients(
         self, wanted: list[Tensor], seeds_wanted: bool, scale: Tensor | None = None
-    ) -> tuple[Tensor, list[Tensor | None], Tensor | None]:
-        """Return the squared norms and the gradient of ``sum_i scale_i norms_i``.
+    ) -> tuple[Norms, list[Tensor | None], Tensor | None]:
+        """Return the squared norms and half the gradient of ``sum_i scale_i norms_i``.
 
         Args:
             wanted: the weights whose gradient is wanted.
@@ -115,20 +139,19 @@ class Sweep:
             scale: (N,); None for ones.
 
         Returns:
-            Norms (N,), a gradient for each wanted weight (None where the rows do not
+            Norms, half a gradient for each wanted weight (None where the rows do not
             depend on it), and the seeds' gradient, shaped like the seeds, or None.
         """
-        norms = self._zeros()
+        norms = self._norms()
 
         def tangents(chunk: Chunk, rows: Tensor) -> Tensor:
-            part = slice(chunk.start, chunk.stop)
-            norms[part] += _squared_norms(rows, norms.dtype)
-            factor: Tensor | int = 2
-            if scale is not None:
-                factor = 2 * scale[part].to(rows.dtype)
-                factor = factor.view(-1, *(1,) * (rows.dim() - 2))
+            norms.add(chunk, rows)
+            if scale is None:
+                return rows
+            factor = scale[chunk.start : chunk.stop].to(rows.dtype)
+            factor = factor.view(-1, *(1,) * (rows.dim() - 2))
             # In place, so that the rows keep the layout that the lowest rule chose.
-            return rows * factor if self._holds_seeds(rows) else rows.mul_(factor)
+            return rows * factor if self._lent(rows) else rows.mul_(factor)
 
         return norms, *self._gradients(tangents, wanted, seeds_wanted)
 
@@ -159,6 +182,7 @@ class Sweep:
             top = self._push(chunk, edges, start, kept, gradients, seeds_wanted)
             if seeds_gradient is not None and top is not None:
                 self._add_seeds_gradient(seeds_gradient, chunk, top)
+        gradients.finish()
         return [gradients.result(weight) for weight in wanted], seeds_gradient
 
     def _pieces(self) -> Iterator[tuple[Chunk, list[Edge]]]:
@@ -202,8 +226,10 @@ class Sweep:
                 if total is not None:
                     rule.pull_into(rows, total)
                     break
+                # Rows pulled from the identity may be a weight itself.
+                fresh = not rule.moves and not is_marked_identity(rows)
                 rows = rule.overwrite(rows) if own else rule.pull(rows)
-                own = own or not rule.moves
+                own = own or fresh
             else:
                 joins.add(edge.source, rows, own)
         return joins.get(lin.source), kept
@@ -239,8 +265,10 @@ class Sweep:
                     if not ends and total is None:
                         current = rule.push_adding(current, rows, sums, own)
                         own = own or not rule.moves
+                        gradients.settle()
                         continue
                     rule.weight_gradients(rows, current, sums)
+                    gradients.settle()
                 if ends:
                     break
                 if total is not None:
@@ -255,17 +283,25 @@ class Sweep:
                     joins.add(edge.target, current, own)
         return joins.get(lin.target) if to_top else None
 
-    def _holds_seeds(self, rows: Tensor) -> bool:
-        """Whether rows are a view of the seeds, or one element stands for several."""
+    def _lent(self, rows: Tensor) -> bool:
+        """Whether rows are a view of seeds or of a weight, or repeat an element."""
+        if repeats(rows):
+            return True
+        weights = (w for rule in self.linearization.rules for w in rule.weights)
         storage = rows.untyped_storage().data_ptr()
-        return repeats(rows) or storage == self.seeds.untyped_storage().data_ptr()
+        return any(
+            storage == lender.untyped_storage().data_ptr()
+            for lender in (self.seeds, *weights)
+        )
 
     def _chunk_seeds(self, chunk: Chunk) -> Tensor:
         """Return the seeds of a chunk as rows at the logits, (r, n, K)."""
         rows = slice(chunk.first, chunk.last)
         if self.seeds.dim() == 2:
             shared = self.seeds[rows].unsqueeze(1)
-            return shared.expand(-1, chunk.stop - chunk.start, -1)
+            shared = shared.expand(-1, chunk.stop - chunk.start, -1)
+            whole = (chunk.first, chunk.last) == (0, self.rows)
+            return marked_identity(shared) if self.identity and whole else shared
         return self.seeds[chunk.start : chunk.stop, rows].transpose(0, 1)
 
     def _add_seeds_gradient(self, total: Tensor, chunk: Chunk, top: Tensor) -> None:
@@ -275,10 +311,8 @@ class Sweep:
         else:
             total[chunk.start : chunk.stop, rows] += top.transpose(0, 1)
 
-    def _zeros(self) -> Tensor:
-        lin = self.linearization
-        dtype = torch.promote_types(lin.x_dtype, torch.float32)
-        return torch.zeros(lin.samples, dtype=dtype, device=lin.device)
+    def _norms(self) -> Norms:
+        return Norms(self.linearization, several=len(self.chunks) > 1)
 
 
 def _wants(rule: Rule, wanted: set[int]) -> bool:
@@ -304,9 +338,3 @@ def _needed(edges: list[Edge], kept: Kept, target: Hashable, to_top: bool) -> li
             wanting.add(edge.source)
         needed.append(count)
     return needed
-
-
-def _squared_norms(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the squared norms (n,) of rows (r, n, ...)."""
-    dims = [d for d in range(rows.dim()) if d != 1]
-    return rows.to(dtype).square().sum(dims)

@@ -25,6 +25,7 @@ class Case:
     padding: tuple[int, int]
     dilation: tuple[int, int]
     pool: tuple[int, int] | None  # kernel and stride of a max pool
+    average: tuple[int, int] | None  # windows of an average pool that lie side by side
     gate: str  # "none", "step" or "factor"
     pooled_gate: str
     dtype: Any
@@ -89,12 +90,17 @@ def cases(draw: Any) -> Case:
         padding=padding,
         dilation=dilation,
         pool=None,
+        average=None,
         gate=draw(gates),
         pooled_gate=draw(gates),
         dtype=draw(st.sampled_from([np.float32, np.float64])),
     )
     least = min(case.out_size)
-    if draw(st.booleans()):
+    kind = draw(st.sampled_from(["none", "max", "average"]))
+    if kind == "average":
+        windows = tuple(draw(st.integers(1, min(3, size))) for size in case.out_size)
+        case = Case(**{**vars(case), "average": windows, "pooled_gate": "none"})
+    if kind == "max":
         window = draw(st.integers(1, min(3, least)))
         case = Case(**{**vars(case), "pool": (window, draw(st.integers(1, window)))})
     return case
@@ -121,6 +127,11 @@ class Arrays:
             )
             self.route = route.flatten(2).numpy()
             self.pooled = self.route.shape[2]
+        #: The places of rows behind an average pool, else as many as `pooled`.
+        self.places = self.pooled
+        if case.average is not None:
+            sizes = zip(case.out_size, case.average, strict=True)
+            self.places = int(np.prod([size // window for size, window in sizes]))
         self.gate = self._gate(rng, case.gate, self.pixels)
         self.pooled_gate = self._gate(rng, case.pooled_gate, self.pooled)
 
@@ -128,7 +139,7 @@ class Arrays:
             return rng.standard_normal(shape).astype(case.dtype)
 
         self.weight = normal(outputs, inputs, *case.kernel)
-        self.rows = normal(case.rows, n, outputs, self.pooled)
+        self.rows = normal(case.rows, n, outputs, self.places)
         self.tangents = normal(case.rows, n, inputs, *case.size)
 
     def _gate(self, rng: Any, kind: str, pixels: int) -> np.ndarray | None:
@@ -139,17 +150,33 @@ class Arrays:
         values *= rng.random(values.shape) < 0.6
         return values.astype(self.case.dtype)
 
+    def source(self, q: int) -> int:
+        """The place of rows that q belongs to; -1 if it is in no window."""
+        if self.case.average is None:
+            return q
+        (window_y, window_x), (height, width) = self.case.average, self.case.out_size
+        y, x = q // width // window_y, q % width // window_x
+        inside = y < height // window_y and x < width // window_x
+        return y * (width // window_x) + x if inside else -1
+
+    @property
+    def scale(self) -> float:
+        """What an element counts in its average."""
+        return 1.0 if self.case.average is None else 1 / np.prod(self.case.average)
+
     def entries(self, n: int) -> list[tuple[int, int, int, float]]:
-        """(pixel, channel, pooled output, factor) of what lives, in order."""
+        """(pixel, channel, output, factor) of what lives, in order."""
         found = []
         for c in range(self.case.channels[1]):
             for q in range(self.pooled):
                 pixel = q if self.route is None else int(self.route[n, c, q])
-                factor = self.case.dtype(1)
+                factor = self.case.dtype(self.scale)
+                if self.source(q) < 0:
+                    continue
                 if self.gate is not None:
                     value = self.gate[n, c, pixel]
                     step = self.case.gate == "step"
-                    factor = self.case.dtype(value > 0) if step else value
+                    factor = factor * (self.case.dtype(value > 0) if step else value)
                 if self.pooled_gate is not None:
                     value = self.pooled_gate[n, c, q]
                     step = self.case.pooled_gate == "step"
@@ -158,14 +185,14 @@ class Arrays:
                     found.append((pixel, c, q, factor))
         return sorted(found, key=lambda entry: entry[:3])
 
-    def planes_of(self, rows: np.ndarray) -> torch.Tensor:
-        """Pooled rows (R, N, C, Q) times the gates at the convolution's own outputs."""
-        n, outputs = self.case.samples, self.case.channels[1]
-        planes = np.zeros((len(rows), n, outputs, self.pixels))
-        for i in range(n):
-            for pixel, c, q, factor in self.entries(i):
-                planes[:, i, c, pixel] += float(factor) * rows[:, i, c, q]
-        shape = (len(rows) * n, outputs, *self.case.out_size)
+    def planes_of(self, compact: np.ndarray) -> torch.Tensor:
+        """Rows of the living (N, C Q, stride) at the convolution's own outputs."""
+        case, outputs = self.case, self.case.channels[1]
+        planes = np.zeros((case.rows, case.samples, outputs, self.pixels))
+        for n in range(case.samples):
+            for e, (pixel, c, _, _) in enumerate(self.entries(n)):
+                planes[:, n, c, pixel] += compact[n, e, : case.rows]
+        shape = (case.rows * case.samples, outputs, *case.out_size)
         return torch.from_numpy(planes).reshape(shape)
 
     def convolved(self, tangents: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,16 @@ FREE = {
     "detach", "empty", "empty_like", "empty_strided", "new_empty", "expand", "view",
     "t", "transpose", "permute", "slice", "select", "split", "unbind", "alias",
     "as_strided", "unsqueeze", "squeeze", "_unsafe_view", "split_with_sizes",
-    "is_same_size", "diagonal", "new_empty_strided",
+    "is_same_size", "diagonal", "new_empty_strided", "promote_types",
+}  # fmt: skip
+
+#: Operators that make the host wait for a GPU: they read a value, or the shape of
+#: their result depends on one.
+WAITING = {
+    "_local_scalar_dense", "item", "equal", "is_nonzero", "nonzero", "masked_select",
+    "unique", "_unique2", "unique_consecutive", "unique_dim", "bincount", "histc",
+    "repeat_interleave", "index_put", "nonzero_static", "_linalg_check_errors",
+    "linalg_cholesky", "argwhere", "allclose", "tolist", "_pin_memory",
 }  # fmt: skip
 
 

@@ -43,13 +43,16 @@ def rng_from(seed: int) -> np.random.Generator:
     length=st.integers(1, 700),
     positive=st.booleans(),
     in_place=st.booleans(),
+    samples=st.sampled_from([1, 1, 2, 5]),
     offset=st.integers(0, 5),
 )
 def test_gate_rows_is_the_product_with_the_shared_gate(
-    module, seed, dtype, row_count, length, positive, in_place, offset
+    module, seed, dtype, row_count, length, positive, in_place, samples, offset
 ) -> None:
+    """Rows may be shared by samples, whose gates differ."""
     rng = rng_from(seed)
     rows = rng.standard_normal((row_count, length)).astype(dtype)
+    length, in_place = length * samples, in_place and samples == 1
     gate = rng.standard_normal(length).astype(dtype) * rng.integers(0, 2, length)
     gate = gate.astype(dtype)
     device = Device(module, seed)
@@ -57,7 +60,7 @@ def test_gate_rows_is_the_product_with_the_shared_gate(
         out = device.inout("out", rows, offset)
         address = out.address
     else:
-        out = device.output("out", rows.shape, dtype, offset)
+        out = device.output("out", (row_count, length), dtype, offset)
         address = device.input("rows", rows, offset)
     module.gate_rows(
         rows=address,
@@ -65,11 +68,45 @@ def test_gate_rows_is_the_product_with_the_shared_gate(
         out=out.address,
         row_count=row_count,
         length=length,
+        period=length // samples,
         positive=positive,
         **launch_on(module, dtype),
     )
+    rows = np.tile(rows, samples)
     expected = np.where(gate > 0, rows, 0) if positive else rows * gate
     np.testing.assert_array_equal(device.result(out), expected)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dtype=st.sampled_from(DTYPES),
+    row_count=st.integers(1, 4),
+    samples=st.integers(1, 20),
+    length=st.integers(1, 70),
+    positive=st.booleans(),
+)
+def test_gated_sum_adds_up_gated_tangents(
+    module, seed, dtype, row_count, samples, length, positive
+) -> None:
+    rng = rng_from(seed)
+    tangents = rng.standard_normal((row_count, samples, length)).astype(dtype)
+    gate = rng.standard_normal((samples, length)).astype(dtype)
+    device = Device(module, seed)
+    out = device.output("out", (row_count, length), dtype)
+    module.gated_sum(
+        tangents=device.input("tangents", tangents),
+        gate=device.input("gate", gate),
+        out=out.address,
+        row_count=row_count,
+        samples=samples,
+        length=length,
+        positive=positive,
+        **launch_on(module, dtype),
+    )
+    factor = (gate > 0) if positive else gate
+    expected = (tangents.astype(np.float64) * factor).sum(1)
+    close = 1e-12 if dtype == np.float64 else 1e-5
+    np.testing.assert_allclose(device.result(out), expected, rtol=0, atol=20 * close)
 
 
 @st.composite
@@ -220,6 +257,99 @@ def test_squared_norms_are_exact_in_double(
     factors = weights if weighted else np.ones(row_count)
     expected = np.einsum("r,rnm->n", factors, rows.astype(np.float64) ** 2)
     np.testing.assert_allclose(device.result(out), expected, rtol=1e-13)
+
+
+WATCHED = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.float16: np.float16,
+    torch.bfloat16: np.int16,
+}
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    held=st.sampled_from(list(WATCHED)),
+    row_count=st.integers(1, 4),
+    samples=st.integers(1, 5),
+    row_length=st.one_of(st.integers(1, 60), st.integers(2040, 2060)),
+    watched=st.sampled_from(list(WATCHED)),
+    bad=st.sampled_from([None, float("nan"), float("inf"), -float("inf")]),
+    parts=st.integers(1, 2),
+)
+def test_norms_and_totals_in_several_parts(
+    module, seed, held, row_count, samples, row_length, watched, bad, parts
+) -> None:
+    """Rows in every type; a logit that is not finite makes its sample's norm NaN."""
+    rng = rng_from(seed)
+    shape = (parts, row_count, samples, row_length)
+    rows = torch.from_numpy(rng.standard_normal(shape)).to(held)
+    logits = torch.from_numpy(rng.standard_normal((samples, 3))).to(watched)
+    if bad is not None:
+        logits[seed % samples, seed % 3] = bad
+    device = Device(module, seed)
+
+    def bits(values: torch.Tensor) -> np.ndarray:
+        if values.dtype == torch.bfloat16:
+            values = values.view(torch.int16)
+        return values.numpy()
+
+    kind = np.float64 if held == torch.float64 else np.float32
+    norms = device.inout("norms", np.zeros(samples))
+    totals = device.output("totals", (3,), kind)
+    pieces = -(-row_length // module.SQUARED_NORMS_PIECE)
+    size = (row_count, samples, pieces)
+    names = {dtype: str(dtype).removeprefix("torch.") for dtype in WATCHED}
+    watch = device.input("logits", bits(logits))
+    for part in range(parts):
+        module.squared_norms_and_totals(
+            rows=device.input(f"rows {part}", bits(rows[part].contiguous())),
+            partials=device.workspace(f"partials {part}", size, np.float64),
+            norms=norms.address,
+            row_count=row_count,
+            first=0,
+            samples=samples,
+            all_samples=samples,
+            row_length=row_length,
+            add=True,
+            watch=watch,
+            watch_each=3,
+            watch_dtype=getattr(module.DType, names[watched]),
+            totals=totals.address,
+            dtype=getattr(module.DType, names[held]),
+            device=0,
+            stream=0,
+        )
+    expected = rows.double().square().sum((0, 1, 3))
+    if bad is not None:
+        expected[seed % samples] = float("nan")
+    total = expected.sum()
+    np.testing.assert_allclose(norms.array, expected, rtol=1e-13)
+    whole = torch.stack([total, total.sqrt(), total.rsqrt()])
+    close = 1e-13 if kind == np.float64 else 1e-6
+    np.testing.assert_allclose(device.result(totals), whole, rtol=close)
+
+
+def test_one_over_the_root_of_nothing_is_zero(module: ModuleType) -> None:
+    device = Device(module)
+    totals = device.output("totals", (3,), np.float32)
+    module.squared_norms_and_totals(
+        rows=device.input("rows", np.zeros((1, 2, 3), np.float32)),
+        partials=device.workspace("partials", (2,), np.float64),
+        norms=device.workspace("norms", (2,), np.float64),
+        row_count=1,
+        first=0,
+        samples=2,
+        all_samples=2,
+        row_length=3,
+        add=False,
+        watch=0,
+        watch_each=0,
+        watch_dtype=module.DType.float32,
+        totals=totals.address,
+        **launch_on(module, np.float32),
+    )
+    assert device.result(totals).tolist() == [0, 0, 0]
 
 
 def test_the_result_is_the_same_to_the_bit_in_every_order(module: ModuleType) -> None:

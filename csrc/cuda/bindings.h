@@ -30,25 +30,55 @@ inline void bind_gate_rows(py::module_& m) {
     m.def(
         "gate_rows",
         [](Address rows, Address gate, Address out, std::int64_t row_count,
-           std::int64_t length, bool positive, DType dtype, int device,
-           Address stream) {
+           std::int64_t length, std::int64_t period, bool positive, DType dtype,
+           int device, Address stream) {
             check_size("row_count", row_count);
             check_size("length", length);
+            if (length > 0) check_positive("period", period);
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
                 GateRows<T> p{};
-                p.rows = pointer<const T>("rows", rows, row_count * length);
+                p.rows = pointer<const T>("rows", rows, row_count * period);
                 p.gate = pointer<const T>("gate", gate, length);
                 p.out = pointer<T>("out", out, row_count * length);
                 p.row_count = row_count;
                 p.length = length;
+                p.period = period;
                 p.kind = positive ? Gate::positive : Gate::factor;
                 gate_rows(p, stream_of(device, stream));
             });
         },
         py::kw_only(), py::arg("rows"), py::arg("gate"), py::arg("out"),
-        py::arg("row_count"), py::arg("length"), py::arg("positive"), py::arg("dtype"),
-        py::arg("device"), py::arg("stream"));
+        py::arg("row_count"), py::arg("length"), py::arg("period"), py::arg("positive"),
+        py::arg("dtype"), py::arg("device"), py::arg("stream"));
+}
+
+inline void bind_gated_sum(py::module_& m) {
+    m.def(
+        "gated_sum",
+        [](Address tangents, Address gate, Address out, std::int64_t row_count,
+           std::int64_t samples, std::int64_t length, bool positive, DType dtype,
+           int device, Address stream) {
+            check_size("row_count", row_count);
+            check_size("samples", samples);
+            check_size("length", length);
+            by_dtype(dtype, [&](auto zero) {
+                using T = decltype(zero);
+                const std::int64_t count = samples * length;
+                GatedSum<T> p{};
+                p.tangents = pointer<const T>("tangents", tangents, row_count * count);
+                p.gate = pointer<const T>("gate", gate, count);
+                p.out = pointer<T>("out", out, row_count * length);
+                p.row_count = row_count;
+                p.samples = samples;
+                p.length = length;
+                p.kind = positive ? Gate::positive : Gate::factor;
+                gated_sum(p, stream_of(device, stream));
+            });
+        },
+        py::kw_only(), py::arg("tangents"), py::arg("gate"), py::arg("out"),
+        py::arg("row_count"), py::arg("samples"), py::arg("length"),
+        py::arg("positive"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
 }
 
 // (input, output, extent, stride, padding) of an axis.
@@ -124,6 +154,39 @@ inline void bind_pool_tangents(py::module_& m) {
         py::arg("stream"));
 }
 
+template <typename Row>
+SquaredNorms<Row> norms_of(Address rows, Address weights, Address partials,
+                           Address norms, std::int64_t row_count, std::int64_t samples,
+                           std::int64_t row_length) {
+    check_size("samples", samples);
+    check_size("row_count", row_count);
+    check_size("row_length", row_length);
+    const std::int64_t count = samples * row_count * row_length;
+    SquaredNorms<Row> p{};
+    p.rows = pointer<const Row>("rows", rows, count);
+    p.weights = optional_pointer<const double>("weights", weights);
+    p.partials = pointer<double>("partials", partials, count);
+    p.norms = pointer<double>("norms", norms, samples);
+    p.samples = samples;
+    p.row_count = row_count;
+    p.row_length = row_length;
+    return p;
+}
+
+// Values of this type, each of so many a sample, at `address`, or nothing.
+inline Watched watched(Address address, std::int64_t each, DType dtype) {
+    switch (dtype) {
+        case DType::float64:
+            return {reinterpret_cast<const void*>(address), each, 8, 0x7ffull << 52};
+        case DType::float32:
+            return {reinterpret_cast<const void*>(address), each, 4, 0xffull << 23};
+        case DType::bfloat16:
+            return {reinterpret_cast<const void*>(address), each, 2, 0xffull << 7};
+        default:
+            return {reinterpret_cast<const void*>(address), each, 2, 0x1full << 10};
+    }
+}
+
 inline void bind_squared_norms(py::module_& m) {
     m.attr("SQUARED_NORMS_PIECE") = kSquaredNormsPiece;
     m.def(
@@ -131,26 +194,43 @@ inline void bind_squared_norms(py::module_& m) {
         [](Address rows, Address weights, Address partials, Address norms,
            std::int64_t row_count, std::int64_t samples, std::int64_t row_length,
            DType dtype, int device, Address stream) {
-            check_size("samples", samples);
-            check_size("row_count", row_count);
-            check_size("row_length", row_length);
-            by_dtype(dtype, [&](auto zero) {
-                using T = decltype(zero);
-                const std::int64_t count = samples * row_count * row_length;
-                SquaredNorms<T> p{};
-                p.rows = pointer<const T>("rows", rows, count);
-                p.weights = optional_pointer<const double>("weights", weights);
-                p.partials = pointer<double>("partials", partials, count);
-                p.norms = pointer<double>("norms", norms, samples);
-                p.samples = samples;
-                p.row_count = row_count;
-                p.row_length = row_length;
-                squared_norms(p, stream_of(device, stream));
+            by_row_dtype(dtype, [&](auto zero) {
+                squared_norms(norms_of<decltype(zero)>(rows, weights, partials, norms,
+                                                       row_count, samples, row_length),
+                              stream_of(device, stream));
             });
         },
         py::kw_only(), py::arg("rows"), py::arg("weights"), py::arg("partials"),
         py::arg("norms"), py::arg("row_count"), py::arg("samples"),
         py::arg("row_length"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
+    m.def(
+        "squared_norms_and_totals",
+        [](Address rows, Address partials, Address norms, std::int64_t row_count,
+           std::int64_t first, std::int64_t samples, std::int64_t all_samples,
+           std::int64_t row_length, bool add, Address watch, std::int64_t watch_each,
+           DType watch_dtype, Address totals, DType dtype, int device, Address stream) {
+            check_size("first", first);
+            check_size("all_samples - first - samples", all_samples - first - samples);
+            check_size("watch_each", watch_each);
+            by_row_dtype(dtype, [&](auto zero) {
+                using Row = decltype(zero);
+                SquaredNorms<Row> p = norms_of<Row>(rows, 0, partials, norms, row_count,
+                                                    samples, row_length);
+                p.norms += first;
+                p.add = add;
+                p.watched = watched(watch, watch_each, watch_dtype);
+                NormTotals<Sum<Row>> all{};
+                all.norms = pointer<double>("norms", norms, all_samples);
+                all.totals = pointer<Sum<Row>>("totals", totals, 3);
+                all.samples = all_samples;
+                squared_norms_and_totals(p, all, stream_of(device, stream));
+            });
+        },
+        py::kw_only(), py::arg("rows"), py::arg("partials"), py::arg("norms"),
+        py::arg("row_count"), py::arg("first"), py::arg("samples"),
+        py::arg("all_samples"), py::arg("row_length"), py::arg("add"), py::arg("watch"),
+        py::arg("watch_each"), py::arg("watch_dtype"), py::arg("totals"),
+        py::arg("dtype"), py::arg("device"), py::arg("stream"));
 }
 
 inline void bind_attack_steps(py::module_& m) {
@@ -170,6 +250,7 @@ inline void bind_attack_steps(py::module_& m) {
 
 inline void bind(py::module_& m) {
     bind_gate_rows(m);
+    bind_gated_sum(m);
     bind_unpool_rows(m);
     bind_pool_tangents(m);
     bind_squared_norms(m);

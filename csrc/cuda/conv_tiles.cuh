@@ -20,19 +20,19 @@ struct Int {
 };
 
 // Calls body(Int<rows of a tile>, Int<channels of a pack>).
-template <typename T, typename Body>
-void with_tile(const GatedConv<T>& p, const Body& body) {
-    const int rows = tile_rows<T>(p.row_count);
-    const bool packed = channel_pack<T>(p.channel_stride) == kPack<T>;
+template <typename Row, typename Body>
+void with_tile(const GatedConv<Row>& p, const Body& body) {
+    const int rows = tile_rows<Row>(p.row_count);
+    const bool packed = channel_pack<Row>(p.channel_stride) == kPack<Row>;
     const auto with_rows = [&](auto pack) {
         if (rows == 1) return body(Int<1>{}, pack);
-        if constexpr (sizeof(T) == 4) {
+        if constexpr (sizeof(Row) < 8) {
             if (rows == 10) return body(Int<10>{}, pack);
             if (rows == 12) return body(Int<12>{}, pack);
         }
         body(Int<4>{}, pack);
     };
-    packed ? with_rows(Int<kPack<T>>{}) : with_rows(Int<1>{});
+    packed ? with_rows(Int<kPack<Row>>{}) : with_rows(Int<1>{});
 }
 
 // The smallest power of two that is at least `count`, at most a warp.
@@ -42,22 +42,22 @@ inline int lanes_for(std::int64_t count) {
     return lanes;
 }
 
-template <typename T>
-__host__ __device__ std::int64_t row_tiles(const GatedConv<T>& p, int rows) {
+template <typename Row>
+__host__ __device__ std::int64_t row_tiles(const GatedConv<Row>& p, int rows) {
     return (p.row_count + rows - 1) / rows;
 }
 
 // The entries of one sample.
-template <typename T>
+template <typename Row>
 struct Entries {
     const std::int32_t* starts;
     const std::int32_t* channels;
     const std::int32_t* offsets;
-    T* compact;
+    Row* compact;
 };
 
-template <typename T>
-__device__ Entries<T> entries_of(const GatedConv<T>& p, std::int64_t n) {
+template <typename Row>
+__device__ Entries<Row> entries_of(const GatedConv<Row>& p, std::int64_t n) {
     const std::int64_t pixels = static_cast<std::int64_t>(p.out_height) * p.out_width;
     const std::int64_t first = n * p.outputs;
     return {p.starts + n * (pixels + 1), p.channels + first, p.offsets + first,
@@ -65,9 +65,9 @@ __device__ Entries<T> entries_of(const GatedConv<T>& p, std::int64_t n) {
 }
 
 // The rows of one input pixel.
-template <typename T>
-__device__ T* input_at(const GatedConv<T>& p, std::int64_t n, std::int32_t y,
-                       std::int32_t x) {
+template <typename Row>
+__device__ Row* input_at(const GatedConv<Row>& p, std::int64_t n, std::int32_t y,
+                         std::int32_t x) {
     const std::int64_t pixel = (n * p.in_height + y) * p.in_width + x;
     return p.input + pixel * p.row_count * p.channel_stride;
 }

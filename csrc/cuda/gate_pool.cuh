@@ -1,13 +1,17 @@
-// gate_rows:      out[r, l]    = rows[r, l] * gate(l)
+// gate_rows:      out[r, l]    = rows[r, l % period] * gate(l)
+// gated_sum:      out[r, h]    = sum over n of gate(n, h) * tangents[r, n, h]
 // unpool_rows:    out[r, a, q] = gate(a, q) * sum of rows[r, a, p] over the p with
 //                                indices[a, p] = q
 // pool_tangents:  out[r, a, p] = gate(a, q) * tangents[r, a, q] for q = indices[a, p]
 //
-// In all three a thread owns one position of the result (neighbours in memory are
-// neighbouring threads) in up to kRowsEach of the rows, for which it reads the gate or
-// the indices once. unpool_rows gathers: the thread of an input position looks at the
-// pool windows that cover it, in ascending p, so that no two threads write one place,
-// no atomics are needed and the order of the sum is fixed.
+// In gated_sum a block owns 32 neighbours h of a row and its warps take turns at the
+// samples; their sums meet in shared memory, in a fixed order. Bytes: b R N H for the
+// tangents; the gates come from L2 after the first row. In the others a thread owns one
+// position of the result (neighbours in memory are neighbouring threads) in up to
+// kRowsEach of the rows, for which it reads the gate or the indices once. unpool_rows
+// gathers: the thread of an input position looks at the pool windows that cover it, in
+// ascending p, so that no two threads write one place, no atomics are needed and the
+// order of the sum is fixed.
 //
 // Bytes, for elements of b bytes and G = ceil(R / kRowsEach): gate_rows 2 b R L + b G
 // L; unpool_rows b R planes (P + Q) + 8 G planes P; pool_tangents 2 b R planes P + 8 G
@@ -79,10 +83,46 @@ __global__ void gate_rows_kernel(GateRows<T> p) {
         const Item item = item_at(i, p.row_count, p.length);
         const T gate = p.gate[item.position];
         const std::int64_t start = item.first_row * p.length + item.position;
+        const std::int64_t from =
+            item.first_row * p.period +
+            (p.period == p.length ? item.position : item.position % p.period);
         T values[kRowsEach] = {};
-        load_rows(values, item.rows, p.rows + start, p.length);
+        load_rows(values, item.rows, p.rows + from, p.period);
         apply_gate(values, gate, p.kind);
         store_rows(values, item.rows, p.out + start, p.length);
+    }
+}
+
+constexpr int kSumThreads = 256;
+
+template <typename T>
+__global__ void __launch_bounds__(kSumThreads) gated_sum_kernel(GatedSum<T> p) {
+    FASTJAC_SHARED(T, sums, [kSumThreads]);
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    constexpr int kWarps = kSumThreads / kWarp;
+    const std::int64_t spans = (p.length + kWarp - 1) / kWarp;
+    for (std::int64_t item = blockIdx.x; item < spans * p.row_count;
+         item += gridDim.x) {
+        const std::int64_t h = item % spans * kWarp + lane, row = item / spans;
+        T sum = 0;
+        if (h < p.length) {
+            const T* tangents = p.tangents + row * p.samples * p.length + h;
+#pragma unroll 4
+            for (std::int64_t n = warp; n < p.samples; n += kWarps) {
+                const T gate = p.gate[n * p.length + h];
+                const T value = tangents[n * p.length];
+                sum += p.kind == Gate::factor ? value * gate
+                       : gate > T(0)          ? value
+                                              : T(0);
+            }
+        }
+        sums[threadIdx.x] = sum;
+        __syncthreads();
+        if (warp == 0 && h < p.length) {
+            for (int w = 1; w < kWarps; ++w) sum += sums[w * kWarp + lane];
+            p.out[row * p.length + h] = sum;
+        }
+        __syncthreads();  // before the next item's sums
     }
 }
 
@@ -167,6 +207,13 @@ template <typename T>
 void gate_rows(const GateRows<T>& p, Stream stream) {
     const std::int64_t items = row_groups(p.row_count) * p.length;
     launch("gate_rows", gate_rows_kernel<T>, one_thread_each(items), stream, p);
+}
+
+template <typename T>
+void gated_sum(const GatedSum<T>& p, Stream stream) {
+    const std::int64_t spans = (p.length + kWarp - 1) / kWarp;
+    launch("gated_sum", gated_sum_kernel<T>,
+           one_block_each(spans * p.row_count, kSumThreads), stream, p);
 }
 
 template <typename T>

@@ -19,11 +19,24 @@ enum class Gate {
 
 template <typename T>
 struct GateRows {
-    const T* rows;           // (R, L)
+    const T* rows;           // (R, period)
     const T* gate;           // (L)
     T* out;                  // (R, L), may be `rows` itself
     std::int64_t row_count;  // R
     std::int64_t length;     // L
+    std::int64_t period;     // L, or a part of it that is repeated: all samples' row
+    Gate kind;
+};
+
+// out[r, h] = sum_n gate(n, h) * tangents[r, n, h]
+template <typename T>
+struct GatedSum {
+    const T* tangents;       // (R, N, H)
+    const T* gate;           // (N, H)
+    T* out;                  // (R, H)
+    std::int64_t row_count;  // R
+    std::int64_t samples;    // N
+    std::int64_t length;     // H
     Gate kind;
 };
 
@@ -65,6 +78,9 @@ struct PoolTangents {
 
 template <typename T>
 void gate_rows(const GateRows<T>& p, Stream stream);
+
+template <typename T>
+void gated_sum(const GatedSum<T>& p, Stream stream);
 
 template <typename T>
 void unpool_rows(const UnpoolRows<T>& p, Stream stream);

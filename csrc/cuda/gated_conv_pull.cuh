@@ -18,16 +18,16 @@ namespace fastjac {
 namespace cuda {
 namespace {
 
-template <typename T>
+template <typename Row>
 struct PullWork {
-    GatedConv<T> conv;
+    GatedConv<Row> conv;
     int lanes;  // of a group, a power of two
 };
 
 // Adds what entries [first, end) send, which meet the pixel in row `base + offset` of
 // the weights (csrc/cpu/window.h says why neighbouring output pixels are one loop).
-template <int RT, int V, typename T>
-__device__ void add_entries(const GatedConv<T>& p, const Entries<T>& entries,
+template <int RT, int V, typename Row, typename T>
+__device__ void add_entries(const GatedConv<Row>& p, const Entries<Row>& entries,
                             std::int32_t first, std::int32_t end, std::int64_t base,
                             const T* weight, int row, int group, int groups,
                             T (&sums)[RT][V]) {
@@ -47,8 +47,8 @@ __device__ void add_entries(const GatedConv<T>& p, const Entries<T>& entries,
 }
 
 // Adds what the output pixels that read input pixel (y, x) send.
-template <int RT, int V, typename T>
-__device__ void add_windows(const GatedConv<T>& p, const Entries<T>& entries,
+template <int RT, int V, typename Row, typename T>
+__device__ void add_windows(const GatedConv<Row>& p, const Entries<Row>& entries,
                             std::int32_t y, std::int32_t x, const T* weight, int row,
                             int group, int groups, T (&sums)[RT][V]) {
     const std::int32_t from_x = x + p.padding_x;
@@ -87,10 +87,11 @@ __device__ void add_windows(const GatedConv<T>& p, const Entries<T>& entries,
     }
 }
 
-template <typename T, int RT, int V>
+template <typename Row, int RT, int V>
 __global__ void __launch_bounds__(kConvThreads, 1)
-    gated_conv_pull_kernel(PullWork<T> work) {
-    const GatedConv<T>& p = work.conv;
+    gated_conv_pull_kernel(PullWork<Row> work) {
+    using T = Sum<Row>;
+    const GatedConv<Row>& p = work.conv;
     const int lane = threadIdx.x % kWarp, groups = kWarp / work.lanes;
     const int group = lane / work.lanes, column = lane % work.lanes;
     const std::int64_t tiles = row_tiles(p, RT);
@@ -126,7 +127,7 @@ __global__ void __launch_bounds__(kConvThreads, 1)
         }
 
         // Every group has all sums now; they share the rows to be stored.
-        T* out =
+        Row* out =
             input_at(p, n, y, x) + static_cast<std::int64_t>(row) * p.channel_stride;
 #pragma unroll
         for (int r = 0; r < RT; ++r) {
@@ -134,23 +135,23 @@ __global__ void __launch_bounds__(kConvThreads, 1)
             Pack<T, V> pack;
 #pragma unroll
             for (int v = 0; v < V; ++v) pack.v[v] = sums[r][v];
-            store_pack(out + static_cast<std::int64_t>(r) * p.channel_stride + from,
-                       pack);
+            store_pack<V>(out + static_cast<std::int64_t>(r) * p.channel_stride + from,
+                          pack);
         }
     }
 }
 
 }  // namespace
 
-template <typename T>
-void gated_conv_pull(const GatedConv<T>& p, Stream stream) {
+template <typename Row>
+void gated_conv_pull(const GatedConv<Row>& p, Stream stream) {
     with_tile(p, [&](auto rows, auto pack) {
-        PullWork<T> work{p, lanes_for(p.channel_stride / pack.of)};
+        PullWork<Row> work{p, lanes_for(p.channel_stride / pack.of)};
         const std::int64_t span = work.lanes * pack.of;
         const std::int64_t warps = p.samples * p.in_height * p.in_width *
                                    ((p.channel_stride + span - 1) / span) *
                                    row_tiles(p, rows.of);
-        launch("gated_conv_pull", gated_conv_pull_kernel<T, rows.of, pack.of>,
+        launch("gated_conv_pull", gated_conv_pull_kernel<Row, rows.of, pack.of>,
                one_thread_each(warps * kWarp, kConvThreads), stream, work);
     });
 }

@@ -5,6 +5,8 @@ namespace cuda {
 
 template void gated_conv_push<float>(const GatedConv<float>&, Stream);
 template void gated_conv_push<double>(const GatedConv<double>&, Stream);
+template void gated_conv_push<Half>(const GatedConv<Half>&, Stream);
+template void gated_conv_push<BFloat16>(const GatedConv<BFloat16>&, Stream);
 
 }  // namespace cuda
 }  // namespace fastjac

@@ -21,8 +21,8 @@ constexpr int kPushLanes = kWarp / kPushGroups;
 constexpr int kPushMost = 3;
 
 // The sums of one lane over its taps and channels, for ET entries and RT rows.
-template <int ET, int RT, int V, typename T>
-__device__ void add_window(const GatedConv<T>& p, const T* input, std::int32_t y,
+template <int ET, int RT, int V, typename Row, typename T>
+__device__ void add_window(const GatedConv<Row>& p, const Row* input, std::int32_t y,
                            std::int32_t x, int row, const T* const (&weight)[ET],
                            T (&sums)[ET][RT]) {
     const int lane = threadIdx.x % kPushLanes;
@@ -41,7 +41,7 @@ __device__ void add_window(const GatedConv<T>& p, const T* input, std::int32_t y
             x * p.stride_x - p.padding_x + tap % p.kernel_x * p.dilation_x;
         if (in_y < 0 || in_y >= p.in_height || in_x < 0 || in_x >= p.in_width) continue;
         const std::int64_t pixel = static_cast<std::int64_t>(in_y) * p.in_width + in_x;
-        const T* u = input + (pixel * p.row_count + row) * p.channel_stride;
+        const Row* u = input + (pixel * p.row_count + row) * p.channel_stride;
         const std::int64_t of_tap =
             static_cast<std::int64_t>(tap) * p.out_channels * p.channel_stride;
         for (int pack = first_pack; pack < packs; pack += kPushLanes) {
@@ -67,10 +67,11 @@ __device__ void add_window(const GatedConv<T>& p, const T* input, std::int32_t y
 }
 
 // Entries [first, end) of a pixel, at most kPushGroups * ET of them.
-template <int ET, int RT, int V, typename T>
-__device__ void push_entries(const GatedConv<T>& p, const Entries<T>& entries,
-                             const T* input, std::int32_t y, std::int32_t x, int row,
+template <int ET, int RT, int V, typename Row>
+__device__ void push_entries(const GatedConv<Row>& p, const Entries<Row>& entries,
+                             const Row* input, std::int32_t y, std::int32_t x, int row,
                              std::int32_t first, std::int32_t end) {
+    using T = Sum<Row>;
     const int lane = threadIdx.x % kPushLanes;
     const int group = threadIdx.x % kWarp / kPushLanes;
     const std::int32_t own = first + group * ET;
@@ -96,18 +97,20 @@ __device__ void push_entries(const GatedConv<T>& p, const Entries<T>& entries,
 #pragma unroll
     for (int e = 0; e < ET; ++e) {
         if (own + e >= end) break;
-        T* to = entries.compact +
-                static_cast<std::int64_t>(own + e) * p.compact_stride + row;
+        Row* to = entries.compact +
+                  static_cast<std::int64_t>(own + e) * p.compact_stride + row;
 #pragma unroll
         for (int r = 0; r < RT; ++r) {
-            if (r % kPushLanes == lane && row + r < p.row_count) to[r] = sums[e][r];
+            if (r % kPushLanes == lane && row + r < p.row_count) {
+                narrow_to(to[r], sums[e][r]);
+            }
         }
     }
 }
 
-template <typename T, int RT, int V>
+template <typename Row, int RT, int V>
 __global__ void __launch_bounds__(kConvThreads, 1)
-    gated_conv_push_kernel(GatedConv<T> p) {
+    gated_conv_push_kernel(GatedConv<Row> p) {
     const std::int64_t tiles = row_tiles(p, RT);
     const std::int64_t pixels = static_cast<std::int64_t>(p.out_height) * p.out_width;
     const std::int64_t items = p.samples * pixels * tiles;
@@ -116,8 +119,8 @@ __global__ void __launch_bounds__(kConvThreads, 1)
         const int row = static_cast<int>(item % tiles) * RT;
         const std::int32_t pixel = static_cast<std::int32_t>(item / tiles % pixels);
         const std::int64_t n = item / (tiles * pixels);
-        const Entries<T> entries = entries_of(p, n);
-        const T* input = input_at(p, n, 0, 0);
+        const Entries<Row> entries = entries_of(p, n);
+        const Row* input = input_at(p, n, 0, 0);
         const std::int32_t y = pixel / p.out_width, x = pixel % p.out_width;
         const std::int32_t end = entries.starts[pixel + 1];
         for (std::int32_t e = entries.starts[pixel]; e < end;) {
@@ -138,12 +141,12 @@ __global__ void __launch_bounds__(kConvThreads, 1)
 
 }  // namespace
 
-template <typename T>
-void gated_conv_push(const GatedConv<T>& p, Stream stream) {
+template <typename Row>
+void gated_conv_push(const GatedConv<Row>& p, Stream stream) {
     with_tile(p, [&](auto rows, auto pack) {
         const std::int64_t warps =
             p.samples * p.out_height * p.out_width * row_tiles(p, rows.of);
-        launch("gated_conv_push", gated_conv_push_kernel<T, rows.of, pack.of>,
+        launch("gated_conv_push", gated_conv_push_kernel<Row, rows.of, pack.of>,
                one_thread_each(warps * kWarp, kConvThreads), stream, p);
     });
 }

@@ -1,12 +1,13 @@
-//   dW[t, c, i] += sum_{n, e: c(e) = c} sum_r g[e, r] u[p'(p(e), t), r, i]
+//   dW[t, c, i] = sum_{n, e: c(e) = c} sum_r g[e, r] u[p'(p(e), t), r, i]
 //
-// First kernel: a warp owns a tile of channels c, some taps and channels i, and a part
+// A warp owns a tile of channels c, some taps and channels i, and a part
 // of the samples. Its lanes form groups: a group has one tap, its lanes neighbouring
 // packs of i. A thread keeps its sums for kWeightTile channels c in shared memory, in a
 // column that no other thread touches; it holds the rows of the input pixel that its
 // tap reads in registers, walks the entries of the output pixel, which come in the
-// order of c, and adds RT products to the sum of each. Second kernel: a thread owns one
-// weight and adds the parts in order. So the result is the same in every run.
+// order of c, and adds RT products to the sum of each. Each part of the samples has
+// sums of its own, to which later calls add; sum_partials.cuh adds the parts, in order.
+// So the result is the same in every run.
 //
 // An entry at RT = 10, V = 4: 40 FFMA a thread for 3 packs of rows, which the whole
 // warp shares, and a load and a store of the sums: 11 wavefronts of L1 and shared
@@ -24,9 +25,9 @@ namespace {
 // Channels c of a warp: 32 kB of sums, so that 7 warps fit a multiprocessor of 227 kB.
 constexpr int kWeightTile = 64;
 
-template <typename T>
+template <typename Row>
 struct WeightWork {
-    GatedConv<T> conv;
+    GatedConv<Row> conv;
     int lanes;  // of a group, a power of two
 };
 
@@ -78,15 +79,16 @@ __device__ void add_rows(const T (&g)[RT], const Pack<T, V> (&u)[RT],
 // Adds the entries [first, end) of a pixel to this thread's column of sums, two at a
 // time: their loads are in flight together. They may be of one channel, if two windows
 // of a pool have one winner.
-template <int RT, int V, typename T>
-__device__ void add_pixel(const GatedConv<T>& p, const Entries<T>& entries, int row,
+template <int RT, int V, typename Row, typename T>
+__device__ void add_pixel(const GatedConv<Row>& p, const Entries<Row>& entries, int row,
                           std::int32_t first, std::int32_t end, std::int32_t channel,
                           const Pack<T, V> (&u)[RT], Pack<T, V>* column) {
     std::int32_t e = first;
     for (; e + 1 < end; e += 2) {
         const int c = (entries.channels[e] - channel) * kWarp;
         const int d = (entries.channels[e + 1] - channel) * kWarp;
-        const T* at = entries.compact + static_cast<std::int64_t>(e) * p.compact_stride;
+        const Row* at =
+            entries.compact + static_cast<std::int64_t>(e) * p.compact_stride;
         T g[RT], h[RT];
         load_rows_of(at + row, g);
         load_rows_of(at + p.compact_stride + row, h);
@@ -115,11 +117,11 @@ __device__ void add_pixel(const GatedConv<T>& p, const Entries<T>& entries, int 
 
 // Adds what one sample contributes. The thread's tap is (a, b), its input channels
 // begin at `from`; without a tap, `inside` is false and it works along on zeros.
-template <int RT, int V, typename T>
-__device__ void add_sample(const GatedConv<T>& p, std::int64_t n, std::int32_t channel,
-                           std::int32_t a, std::int32_t b, int from, bool inside,
-                           Pack<T, V>* column) {
-    const Entries<T> entries = entries_of(p, n);
+template <int RT, int V, typename Row, typename T>
+__device__ void add_sample(const GatedConv<Row>& p, std::int64_t n,
+                           std::int32_t channel, std::int32_t a, std::int32_t b,
+                           int from, bool inside, Pack<T, V>* column) {
+    const Entries<Row> entries = entries_of(p, n);
     std::int32_t pixel = 0;
     for (std::int32_t y = 0; y < p.out_height; ++y) {
         const std::int32_t in_y = y * p.stride_y - p.padding_y + a * p.dilation_y;
@@ -136,9 +138,9 @@ __device__ void add_sample(const GatedConv<T>& p, std::int64_t n, std::int32_t c
             for (int row = 0; row < p.row_count; row += RT) {
                 Pack<T, V> u[RT] = {};
                 if (reads) {
-                    const T* input = input_at(p, n, in_y, in_x) +
-                                     static_cast<std::int64_t>(row) * p.channel_stride +
-                                     from;
+                    const Row* input =
+                        input_at(p, n, in_y, in_x) +
+                        static_cast<std::int64_t>(row) * p.channel_stride + from;
 #pragma unroll
                     for (int r = 0; r < RT; ++r) {
                         if (row + r < p.row_count) {
@@ -153,9 +155,11 @@ __device__ void add_sample(const GatedConv<T>& p, std::int64_t n, std::int32_t c
     }
 }
 
-template <typename T, int RT, int V>
-__global__ void __launch_bounds__(kWarp) gated_conv_weight_kernel(WeightWork<T> work) {
-    const GatedConv<T>& p = work.conv;
+template <typename Row, int RT, int V>
+__global__ void __launch_bounds__(kWarp, 1)
+    gated_conv_weight_kernel(WeightWork<Row> work) {
+    const GatedConv<Row>& p = work.conv;
+    using T = Sum<Row>;
     using Sums = Pack<T, V>;
     FASTJAC_SHARED(Sums, sums, [kWeightTile * kWarp]);
     Sums* column = sums + threadIdx.x;
@@ -178,33 +182,26 @@ __global__ void __launch_bounds__(kWarp) gated_conv_weight_kernel(WeightWork<T> 
         const std::int32_t left = p.out_channels - channel;
         const std::int32_t channels = left < kWeightTile ? left : kWeightTile;
 
-        for (int c = 0; c < channels; ++c) column[c * kWarp] = Pack<T, V>{};
+        T* partials =
+            p.partials +
+            ((split * taps + tap) * p.out_channels + channel) * p.channel_stride + from;
+        for (int c = 0; c < channels; ++c) {
+            column[c * kWarp] = Pack<T, V>{};
+            if (p.add && inside) {
+                column[c * kWarp] = load_pack<V>(
+                    partials + static_cast<std::int64_t>(c) * p.channel_stride);
+            }
+        }
         const std::int64_t stop = (split + 1) * p.samples / p.splits;
         for (std::int64_t n = split * p.samples / p.splits; n < stop; ++n) {
             add_sample<RT, V>(p, n, channel, tap / p.kernel_x, tap % p.kernel_x, from,
                               inside, column);
         }
         if (!inside) continue;
-        T* out = p.partials +
-                 ((split * taps + tap) * p.out_channels + channel) * p.channel_stride +
-                 from;
         for (int c = 0; c < channels; ++c) {
-            store_pack(out + static_cast<std::int64_t>(c) * p.channel_stride,
-                       column[c * kWarp]);
+            store_pack<V>(partials + static_cast<std::int64_t>(c) * p.channel_stride,
+                          column[c * kWarp]);
         }
-    }
-}
-
-template <typename T>
-__global__ void sum_partials_kernel(GatedConv<T> p) {
-    const std::int64_t count = static_cast<std::int64_t>(p.kernel_y) * p.kernel_x *
-                               p.out_channels * p.channel_stride;
-    for (std::int64_t i = first_item(); i < count; i += item_step()) {
-        double sum = p.weight_gradient[i];
-        for (int split = 0; split < p.splits; ++split) {
-            sum += p.partials[split * count + i];
-        }
-        p.weight_gradient[i] = static_cast<T>(sum);
     }
 }
 
@@ -225,18 +222,15 @@ std::int64_t weight_splits(std::int64_t samples, std::int64_t taps,
     return splits < 1 ? 1 : splits;
 }
 
-template <typename T>
-void gated_conv_weight(const GatedConv<T>& p, Stream stream) {
+template <typename Row>
+void gated_conv_weight(const GatedConv<Row>& p, Stream stream) {
     with_tile(p, [&](auto rows, auto pack) {
-        WeightWork<T> work{p, lanes_for(p.channel_stride / pack.of)};
+        WeightWork<Row> work{p, lanes_for(p.channel_stride / pack.of)};
         const WeightTiles tiles = weight_tiles(p.kernel_y * p.kernel_x, p.out_channels,
                                                p.channel_stride, pack.of, work.lanes);
-        launch("gated_conv_weight", gated_conv_weight_kernel<T, rows.of, pack.of>,
+        launch("gated_conv_weight", gated_conv_weight_kernel<Row, rows.of, pack.of>,
                one_block_each(tiles.count() * p.splits, kWarp), stream, work);
     });
-    const std::int64_t weights = static_cast<std::int64_t>(p.kernel_y) * p.kernel_x *
-                                 p.out_channels * p.channel_stride;
-    launch("sum_partials", sum_partials_kernel<T>, one_thread_each(weights), stream, p);
 }
 
 }  // namespace cuda

@@ -21,7 +21,7 @@ struct LiveList {
     T* factors;                  // (N, C Q)
     std::int32_t* positions;     // (N, C, Q)
     std::int32_t* offsets;       // (N, C Q)
-    std::int32_t* cursors;       // (N, P, S) zeros, workspace
+    std::int32_t* cursors;       // (N, P, S), workspace
     std::int64_t samples;        // N
     std::int32_t channel_count;  // C
     std::int32_t pixels;         // P
@@ -29,50 +29,41 @@ struct LiveList {
     std::int32_t width;          // columns of the pixels
     std::int32_t column_step;    // stride of the columns times C
     std::int32_t segments;       // S, how many warps fill the list of one sample
+    std::int32_t window_y;       // of an average pool, whose Q is P; 1 without one
+    std::int32_t window_x;
+    T scale;           // an average's weight; 1 without one
     bool step;         // gate opens fully where it is > 0; else it is a factor
     bool pooled_step;  // the same for pooled_gate
 };
 
-// Into how many segments of channels a sample is cut, so that N samples fill a GPU, and
-// one block scans a sample's counters in a few passes.
+// The most outputs of a sample whose list one block makes although it may be alone.
+constexpr std::int64_t kMostOfBlock = 32768;
+// From how many samples on blocks that own one each fill a GPU.
+constexpr std::int64_t kEnoughBlocks = 128;
+constexpr int kListThreads = 256;
+
+// Whether one launch makes the lists, a block a sample, instead of four.
+inline bool one_block_lists(std::int64_t samples, std::int64_t outputs) {
+    return samples >= kEnoughBlocks || outputs <= kMostOfBlock;
+}
+
+// Into how many segments of channels a sample is cut: one for each warp of its block,
+// or so that N samples fill a GPU and one block scans a sample's counters in a few
+// passes.
 inline std::int64_t live_segments(std::int64_t samples, std::int64_t channels,
-                                  std::int64_t pixels) {
+                                  std::int64_t pixels, std::int64_t pooled_pixels) {
     constexpr std::int64_t kWarpsWanted = 4096, kMostCounters = 32768;
-    std::int64_t segments = kWarpsWanted / (samples < 1 ? 1 : samples);
-    if (segments > kMostCounters / pixels) segments = kMostCounters / pixels;
+    std::int64_t segments = kListThreads / 32;
+    if (!one_block_lists(samples, channels * pooled_pixels)) {
+        segments = kWarpsWanted / samples;
+        if (segments > kMostCounters / pixels) segments = kMostCounters / pixels;
+    }
     if (segments > channels) segments = channels;
     return segments < 1 ? 1 : segments;
 }
 
 template <typename T>
 void live_list(const LiveList<T>& p, Stream stream);
-
-// Moves rows between pooled outputs and live entries:
-//   gather:  compact[n, e, r] = factor[e] * rows[r, n, c, q] for e = position[n, c, q]
-//   scatter: rows[r, n, c, q] = factor[e] * compact[n, e, r], or 0 where nothing lives
-// Of a compact entry, the lanes from R on are zeroed.
-template <typename T>
-struct LiveRows {
-    T* rows;                        // (R, N, C, Q) by the strides below
-    T* compact;                     // (N, C Q, row_stride)
-    const std::int32_t* positions;  // (N, C, Q), as LiveList
-    const T* factors;               // (N, C Q)
-    std::int64_t samples;
-    std::int32_t channel_count;
-    std::int32_t pooled_pixels;
-    std::int32_t row_count;   // R
-    std::int32_t row_stride;  // at least R; 1, or a multiple of 16 bytes
-    std::int64_t stride_row;  // strides of rows, in elements
-    std::int64_t stride_sample;
-    std::int64_t stride_channel;
-    std::int64_t stride_pixel;
-};
-
-template <typename T>
-void gather_live(const LiveRows<T>& p, Stream stream);
-
-template <typename T>
-void scatter_live(const LiveRows<T>& p, Stream stream);
 
 }  // namespace cuda
 }  // namespace fastjac

@@ -71,9 +71,16 @@ class Gate(Elementwise):
         return self.values.to(dtype)
 
     def pull(self, rows: Tensor) -> Tensor:
-        if self.runs_natively(rows):
-            return gate_pool.gate_rows(rows, self.values, positive=self.step)
+        shared = rows[:, :1] if rows.dim() > 2 and rows.stride(1) == 0 else rows
+        if self.runs_natively(shared):
+            return gate_pool.gate_rows(shared, self.values, positive=self.step)
         return super().pull(rows)
+
+    def summed(self, tangents: Tensor) -> Tensor:
+        """Return `push` of tangents (R, N, H), added up over samples, (R, H)."""
+        if self.runs_natively(tangents):
+            return gate_pool.gated_sum(tangents, self.values, positive=self.step)
+        return self.push(tangents).sum(1)
 
     def overwrite(self, rows: Tensor, up: bool = False) -> Tensor:
         if self.runs_natively(rows):
@@ -81,11 +88,15 @@ class Gate(Elementwise):
         return super().overwrite(rows, up)
 
     def runs_natively(self, rows: Tensor) -> bool:
-        """Whether one kernel for a GPU multiplies these rows."""
+        """Whether one kernel for a GPU multiplies these rows.
+
+        They may have one sample, whose rows all samples share.
+        """
+        shape = self.values.shape
         return (
             native.on_gpu(rows)
             and self.values.dtype == rows.dtype
-            and self.values.shape == rows.shape[1:]
+            and rows.shape[1:] in (shape, (1, *shape[1:]))
             and native.has("gate_rows", rows, self.values)
         )
 

@@ -24,6 +24,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fastjac.native_conv_gpu import Parts, summed
+
 
 class Rule:
     """One linear map ``v = A u``; the default is the identity."""
@@ -106,6 +108,20 @@ class Rule:
         return "torch"
 
 
+def marked_identity(rows: Tensor) -> Tensor:
+    """Mark rows that are the identity at the logits of every sample."""
+    rows.identity = True  # type: ignore[attr-defined]
+    return rows
+
+
+def is_marked_identity(rows: Tensor) -> bool:
+    """Whether rows are known to be the identity of every sample: nobody looks inside.
+
+    The mark belongs to the very tensor, no view of it has one.
+    """
+    return getattr(rows, "identity", False)
+
+
 def repeats(tensor: Tensor) -> bool:
     """Whether one element of memory stands for several of the tensor."""
     return any(
@@ -145,11 +161,15 @@ class Sum:
 
     def __init__(self, value: Tensor | None = None) -> None:
         self._value = value
+        #: Terms that wait to be added up, for kernels of a GPU.
+        self.parts: Parts | None = None
         self._scratch: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None
 
     @property
     def value(self) -> Tensor | None:
         """The sum so far; None if nothing was added."""
+        if self.parts is not None:
+            self.add_parts([self])
         if self._scratch is not None:
             buffer, unpack = self._scratch
             self._scratch = None
@@ -170,6 +190,25 @@ class Sum:
             self._value = product if scale == 1 else product.mul_(scale)
         else:
             self._value.addmm_(left, right, alpha=scale)
+
+    def waiting(self, make: Callable[[], Parts]) -> tuple[Parts, bool]:
+        """Return the parts that kernels add to, and whether they hold anything yet."""
+        begun = self.parts is not None
+        if self.parts is None:
+            self.parts = make()
+        return self.parts, begun
+
+    @staticmethod
+    def add_parts(sums: Sequence[Sum]) -> None:
+        """Add up the parts of all these sums, by as few kernels as may be."""
+        waiting = [(total, total.parts) for total in sums if total.parts is not None]
+        for total, value in zip(
+            (total for total, _ in waiting),
+            summed([parts for _, parts in waiting]),
+            strict=True,
+        ):
+            total.parts = None
+            total.add(value)
 
     def buffer(self, like: Tensor, unpack: Callable[[Tensor], Tensor]) -> Tensor:
         """Return a tensor that starts as zeros, for kernels that add in place.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastjac import native
 from fastjac.rules.base import Rule, Sums
 
 
@@ -99,7 +100,9 @@ class Convolution(Rule):
         return self.in_shape[0] * pixels * self.weight.numel()
 
     def describe(self) -> str:
-        return "dense, torch convolution"
+        groups = self.geometry.groups
+        of = f" of {groups} groups" if groups > 1 else ""
+        return f"dense, torch convolution{of}"
 
     def _folded(self, rows: Tensor) -> Tensor:
         return rows.flatten(0, 1).contiguous(memory_format=self.format)
@@ -127,7 +130,7 @@ def _memory_format(weight: Tensor, geometry: Geometry) -> torch.memory_format:
     """Return how images are laid out for a convolution."""
     if (
         weight.dim() == 4
-        and weight.device.type == "cpu"
+        and not native.waits(weight)
         and weight.dtype in (torch.float32, torch.bfloat16)
         and not geometry.transposed
         and torch.backends.mkldnn.is_available()

@@ -10,8 +10,8 @@ from fastjac.rules.base import Rule, Samples, Sums
 from fastjac.rules.linear import Linear, is_shared
 from fastjac.thresholds import fewest_samples_of_head
 
-#: Elements of M that exist at a time: 64 MB of floats.
-BLOCK = 16 << 20
+#: Elements of M that exist at a time: 128 MiB of floats.
+BLOCK = 32 << 20
 
 
 class DenseHead(Rule):
@@ -33,9 +33,10 @@ class DenseHead(Rule):
         self.hidden, self.gate, self.logits = hidden, gate, logits
         self.weights = (*hidden.weights, *logits.weights)
         self.elements = hidden.elements
+        self._pulled: tuple[Tensor, Tensor] | None = None
 
     def pull(self, rows: Tensor) -> Tensor:
-        return self.hidden.pull(self.gate.pull(self.logits.pull(rows)))
+        return self.hidden.pull(self._between(rows))
 
     def push(self, tangents: Tensor) -> Tensor:
         return self.logits.push(self.gate.push(self.hidden.push(tangents)))
@@ -44,18 +45,25 @@ class DenseHead(Rule):
         hidden_sum, logits_sum = sums
         enough = rows.shape[1] >= fewest_samples_of_head(rows)
         if enough and is_shared(rows) and hidden_sum is not None:
-            seeds = rows[:, 0]
-            gradient, behind = self._both(seeds @ self.logits.weight, tangents)
+            behind = self.logits.pull(rows)[:, 0]
+            gradient, summed = self._both(behind, tangents)
             hidden_sum.add(gradient)
             if logits_sum is not None:
-                logits_sum.add_product(seeds.t(), behind)
+                self.logits.add_shared(rows, summed, logits_sum)
             return
         if hidden_sum is not None:
-            between = self.gate.pull(self.logits.pull(rows))
+            between = self._between(rows)
             self.hidden.weight_gradients(between, tangents, (hidden_sum,))
         if logits_sum is not None:
-            pushed = self.gate.push(self.hidden.push(tangents))
-            self.logits.weight_gradients(rows, pushed, (logits_sum,))
+            pushed = self.hidden.push(tangents)
+            if is_shared(rows):
+                self.logits.add_shared(rows, self.gate.summed(pushed), logits_sum)
+            else:
+                pushed = self.gate.push(pushed)
+                self.logits.weight_gradients(rows, pushed, (logits_sum,))
+
+    def release(self) -> None:
+        self._pulled = None
 
     def narrow(self, samples: Samples) -> DenseHead:
         return DenseHead(self.hidden, self.gate.narrow(samples), self.logits)
@@ -71,19 +79,39 @@ class DenseHead(Rule):
     def name(self) -> str:
         return "Linear + Gate + Linear"
 
+    def _between(self, rows: Tensor) -> Tensor:
+        """Return the rows below the gates; pull's are kept for the gradient."""
+        if self._pulled is not None and self._pulled[0] is rows:
+            between = self._pulled[1]
+            self._pulled = None
+            return between
+        between = self.gate.pull(self.logits.pull(rows))
+        self._pulled = rows, between
+        return between
+
     def _both(self, behind: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """Return dW (H, I) and dB (R, H) for rows ``behind`` (R, H) at the gates."""
         count, samples, inputs = tangents.shape
         weight = self.hidden.weight
-        gates = self.gate.factor(tangents.dtype).expand(samples, len(weight))
+        gates = self._gates(tangents).expand(samples, len(weight)).t()
         gradient = torch.empty_like(weight)
-        at_gates = torch.empty_like(behind)
+        at_gates = weight.new_empty(count, len(weight))
         size = max(1, BLOCK // (count * inputs))
         for start in range(0, len(weight), size):
             units = slice(start, start + size)
-            products = (gates[:, units].t() @ tangents).transpose(0, 1)  # (h, R, I)
-            rows = behind[:, units].t().unsqueeze(1)
-            gradient[units] = (rows @ products).squeeze(1)
-            columns = weight[units].unsqueeze(2)
-            at_gates[:, units] = (products @ columns).squeeze(2).t()
+            gate = gates[units].expand(count, -1, -1)
+            products = torch.bmm(gate, tangents).transpose(0, 1)  # (h, R, I)
+            rows, columns = behind[:, units].t(), weight[units]
+            torch.bmm(rows.unsqueeze(1), products, out=gradient[units].unsqueeze(1))
+            torch.bmm(
+                products, columns.unsqueeze(2), out=at_gates[:, units].t().unsqueeze(2)
+            )
         return gradient, at_gates
+
+    def _gates(self, like: Tensor) -> Tensor:
+        """Return D, (N, H) or what broadcasts to it, by one kernel if it is a step."""
+        values = self.gate.values
+        if not self.gate.step or values.dtype == torch.bool:
+            return self.gate.factor(like.dtype)
+        gates = torch.empty(values.shape, dtype=like.dtype, device=like.device)
+        return torch.gt(values, 0, out=gates)

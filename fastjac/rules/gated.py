@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastjac import native_conv, workspace
+from fastjac import native_conv, native_conv_gpu, workspace
+from fastjac.native_conv_gpu import Parts
 from fastjac.rules.activation import Gate
-from fastjac.rules.base import Rule, Samples, Sums
+from fastjac.rules.base import Rule, Samples, Sum, Sums
 from fastjac.rules.layout import InputLayout, Packed, padded
 from fastjac.rules.live import Live
 from fastjac.rules.pooling import Average, Route
@@ -89,10 +90,7 @@ class GatedLayer(Rule):
         if total is None:
             return
         layout = InputLayout(self.packed, rows.shape[0])
-        weight = self.packed.weight(layout.lanes_are_rows)
-        gradient = total.buffer(weight, self.packed.unpacked)
-        compact = self._gather(rows)
-        self._run("weight", layout, compact, layout.of(tangents), gradient)
+        self._run("weight", layout, self._gather(rows), layout.of(tangents), total)
         self._gathered = None
 
     def narrow(self, samples: Samples) -> GatedLayer:
@@ -136,16 +134,36 @@ class GatedLayer(Rule):
         layout: InputLayout,
         compact: Tensor,
         input: Tensor,
-        gradient: Tensor | None = None,
+        total: Sum | None = None,
     ) -> None:
+        """Run a pass; the pass "weight" adds to ``total``."""
+        weight = self.packed.weight(layout.lanes_are_rows)
+        if self.packed.on_gpu:
+            parts = None
+            if total is not None:
+                parts = total.waiting(
+                    lambda: Parts.of(self.live, weight, self.packed.shape)
+                )
+            native_conv_gpu.gated_conv(
+                direction,
+                self.live,
+                weight=weight,
+                compact=compact,
+                input=input,
+                row_count=layout.count,
+                parts=parts,
+            )
+            return
         native_conv.gated_conv(
             direction,
             self.live,
-            weight=self.packed.weight(layout.lanes_are_rows),
+            weight=weight,
             compact=compact,
             input=input,
             layout=layout,
-            weight_gradient=gradient,
+            weight_gradient=(
+                None if total is None else total.buffer(weight, self.packed.unpacked)
+            ),
         )
 
     def _pushed(self, like: Tensor, count: int, samples: int) -> Tensor:

@@ -7,7 +7,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from fastjac.rules.base import Rule, Samples, Sums
+from fastjac.rules.base import Rule, Samples, Sum, Sums, is_marked_identity
 
 
 class Linear(Rule):
@@ -22,11 +22,9 @@ class Linear(Rule):
 
     def pull(self, rows: Tensor) -> Tensor:
         if is_shared(rows):
-            return (
-                self._scaled(rows[:, 0] @ self.weight)
-                .unsqueeze(1)
-                .expand(-1, rows.shape[1], -1)
-            )
+            seen = is_marked_identity(rows)
+            pulled = self.weight if seen else rows[:, 0] @ self.weight
+            return self._scaled(pulled).unsqueeze(1).expand(-1, rows.shape[1], -1)
         return self._scaled(rows @ self.weight)
 
     def push(self, tangents: Tensor) -> Tensor:
@@ -37,10 +35,17 @@ class Linear(Rule):
         if total is None:
             return
         if is_shared(rows):
-            rows, tangents = rows[:, 0], tangents.sum(1)
-        else:
-            rows, tangents = rows.flatten(0, 1), tangents.flatten(0, 1)
+            self.add_shared(rows, tangents.sum(1), total)
+            return
+        rows, tangents = rows.flatten(0, 1), tangents.flatten(0, 1)
         total.add_product(rows.t(), tangents, self.scale)
+
+    def add_shared(self, rows: Tensor, tangents: Tensor, total: Sum) -> None:
+        """Add the gradient for rows that samples share and their sum of tangents."""
+        if is_marked_identity(rows):
+            total.add(self._scaled(tangents))
+        else:
+            total.add_product(rows[:, 0].t(), tangents, self.scale)
 
     @property
     def multiplications(self) -> int:

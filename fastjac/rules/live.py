@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ class Live:
     factors: Tensor
     positions: Tensor | None
     route: Tensor | None
+    #: Of the average pool behind the layer, if there is one, and an element's weight.
+    window: tuple[int, int] = (1, 1)
+    scale: float = 1.0
     #: The list that this one is a part of: its memory is lent for its lifetime.
     whole: Live | None = None
     #: The part that was taken last, and of which samples: two rules may hold it.
@@ -64,15 +68,14 @@ class Live:
         live.geometry, live.out_shape = geometry, out_shape
         live._lay_out(like, positions)
         live.route = pool.index.contiguous() if isinstance(pool, Route) else None
-        average = pool if isinstance(pool, Average) else None
+        if isinstance(pool, Average):
+            live.window, live.scale = _pair(pool.window), pool.scale
         native_conv.live_list(
             live,
             gate=_full(gate, planes, like.dtype),
             step=gate is not None and gate.step,
             pooled_gate=_full(pooled_gate, out_shape, like.dtype),
             pooled_step=pooled_gate is not None and pooled_gate.step,
-            window=_pair(average.window) if average is not None else (1, 1),
-            scale=average.scale if average is not None else 1.0,
         )
         return live
 
@@ -92,6 +95,11 @@ class Live:
         self.channels, self.sources, self.offsets = rows[1:4]
         self.positions = rows[4] if positions else None
         self.starts = rows[-1]
+
+    @cached_property
+    def arrays(self) -> Any:
+        """The addresses of the arrays, as the kernels' bindings take them."""
+        return native_conv.live_arrays(self)
 
     @property
     def samples(self) -> int:
@@ -119,6 +127,7 @@ class Live:
             live.positions = samples.of(self.positions)
         live.route = None if self.route is None else samples.of(self.route)
         live.out_shape = torch.Size((live.starts.shape[0], *self.out_shape[1:]))
+        live.window, live.scale = self.window, self.scale
         self._part = samples, weakref.ref(live)
         return live
 
@@ -138,7 +147,7 @@ class Live:
         """Return `density`, or on a GPU a bound that nobody has to wait for."""
         if self.factors.device.type == "cpu":
             return self.density()
-        return self.out_shape[2:].numel() / self.geometry.pixels
+        return self.geometry.pooled_pixels / self.geometry.pixels
 
     def density(self) -> float:
         """Return the share of the layer's outputs, before the pool, that are live."""

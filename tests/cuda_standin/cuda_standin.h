@@ -117,6 +117,20 @@ STANDIN_UNSEEN T shuffle(unsigned mask, T value, int source) {
     return value;
 }
 
+// Conversions of 16-bit floating-point numbers, as the device's instructions round.
+STANDIN_UNSEEN inline float float_of_half(std::uint16_t bits) {
+    _Float16 half;
+    std::memcpy(&half, &bits, sizeof(half));
+    return static_cast<float>(half);
+}
+
+STANDIN_UNSEEN inline std::uint16_t half_of_float(float value) {
+    const _Float16 half = static_cast<_Float16>(value);
+    std::uint16_t bits;
+    std::memcpy(&bits, &half, sizeof(bits));
+    return bits;
+}
+
 inline int lane() {
     return static_cast<int>(threadIdx.x % 32);
 }

@@ -17,6 +17,7 @@ PYBIND11_MODULE(_cuda_standin, m) {
     py::register_exception<standin::DeviceError>(m, "DeviceError", PyExc_RuntimeError);
     fastjac::bind_dtype(m);
     fastjac::bind_conv_geometry(m);
+    fastjac::bind_live_arrays(m);
     fastjac::cuda::bind(m);
 
     py::enum_<standin::Mode>(m, "Mode", py::module_local())
