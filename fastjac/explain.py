@@ -14,8 +14,9 @@ from fastjac.fewer_rows import fewer_rows
 from fastjac.forward import Origin, forward
 from fastjac.graph import Unsupported
 from fastjac.linearization import Linearization
-from fastjac.linearize import linearize, without_rule
+from fastjac.linearize import batch_norm_in_training, linearize, without_rule
 from fastjac.rules.base import Rule
+from fastjac.source import COUPLED, constant
 
 #: What to do about operations without a rule, by how their names begin.
 ADVICE = {
@@ -44,7 +45,8 @@ def explain(
         An `Explanation`; print it, hand it to a console of rich for a table, or take
         its fields, or ``as_dict()``, as data. Operations are two for each multiply-add,
         over all rows and the passes that a layer takes part in; bytes are those of all
-        rows at its input.
+        rows at its input. Its notes say what is taken differently from the model's own
+        forward pass: BatchNorm in training mode.
 
     Raises:
         TypeError, ValueError: as `fastjac.jacobian_penalty`.
@@ -67,11 +69,15 @@ def explain(
             linearization = linearize(logits, leaf)
     except Unsupported:
         missing = [_missing(one, origin) for one in without_rule(logits, leaf)]
-        return Explanation("autograd", (samples, classes), classes, [], missing)
+        coupled = batch_norm_in_training(logits, leaf) is not None
+        notes = [f"{COUPLED}."] if coupled else []
+        return Explanation("autograd", (samples, classes), classes, [], missing, notes)
     with torch.no_grad():
         chosen = fewer_rows(linearization, seeds.jacobian(logits))
         steps = _steps(linearization, chosen, profile)
-    return Explanation("fused", (samples, classes), len(chosen), steps, [])
+    name = linearization.batch_statistics
+    notes = [] if name is None else [f"{constant(name, origin)}."]
+    return Explanation("fused", (samples, classes), len(chosen), steps, [], notes)
 
 
 def _missing(one: Unsupported, origin: Origin) -> Missing:

@@ -69,6 +69,8 @@ class Explanation:
     steps: list[Step]
     #: The operations without a rule; empty if fused.
     missing: list[Missing]
+    #: What else to know, in sentences: how BatchNorm in training mode is taken.
+    notes: list[str]
 
     @property
     def reason(self) -> str | None:
@@ -83,19 +85,24 @@ class Explanation:
         return {**asdict(self), "reason": self.reason}
 
     def __str__(self) -> str:
+        notes = [_filled(f"Note: {note}", "  ") for note in self.notes]
         if self.missing:
-            return "\n".join([self._title(), *map(_missing, self.missing)])
+            return "\n".join([self._title(), *map(_missing, self.missing), *notes])
         lines = [self._title()]
         for step in self.steps:
             lines.append(_filled(f"{step.rule}: {step.runs}", "  "))
             lines.append(_filled(step.details(), "      "))
-        return "\n".join(lines)
+        return "\n".join([*lines, *notes])
 
     def __rich__(self) -> Any:
         """Return the steps as a table of rich, for its console."""
         from rich.table import Table
 
-        table = Table(title=self._title(), title_justify="left")
+        notes = "\n".join(f"Note: {note}" for note in self.notes) or None
+        table = Table(
+            title=self._title(), title_justify="left",
+            caption=notes, caption_justify="left",
+        )  # fmt: skip
         if self.missing:
             for name in ("operation", "why", "what to do"):
                 table.add_column(name)

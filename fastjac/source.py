@@ -145,7 +145,7 @@ def open_rows(
     except Unsupported as missing:
         return _fallback(logits, x, backend, missing, origin)
     if name := linearization.batch_statistics:
-        checks.warn_once("batch statistics", lambda: _constant(name, origin))
+        checks.warn_once("batch statistics", lambda: constant(name, origin))
     if origin is not None:
         linearization.gathered = origin.gathered
     return FusedRows(linearization)
@@ -191,7 +191,8 @@ COUPLED = (
 )
 
 
-def _constant(name: str, origin: Origin | None) -> str:
+def constant(name: str, origin: Origin | None) -> str:
+    """Say what becomes of batch statistics; ``name`` is the node's."""
     return (
         f"{name}: BatchNorm in training mode couples the samples of a batch"
         f"{_where(name, origin)}; its batch statistics are taken as constants, in the "

@@ -74,6 +74,48 @@ def test_every_operation_without_a_rule_is_listed() -> None:
     assert found.reason is not None
 
 
+class Normed(nn.Module):
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU())
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.body(x).flatten(1))[:, :3]
+
+
+def test_it_says_that_batch_statistics_are_constants() -> None:
+    console = pytest.importorskip("rich.console")
+    model, x = Normed(nn.Identity()).train(), images(4, torch.float32)
+    before = {name: b.clone() for name, b in model.named_buffers()}
+    found = fastjac.explain(model, x)
+    (note,) = found.notes
+    assert "in module body.1 (BatchNorm2d)" in note
+    assert "its batch statistics are taken as constants" in note
+    assert "batch_statistics='error'" in note
+    assert found.as_dict()["notes"] == [note]
+    out = io.StringIO()
+    console.Console(file=out, width=80).print(found)
+    for text in (str(found), out.getvalue()):
+        assert "taken as constants" in " ".join(text.split())
+        assert "Note: NativeBatchNormBackward0" in text
+    assert all(torch.equal(before[name], b) for name, b in model.named_buffers())
+    assert fastjac.explain(model.eval(), x).notes == []
+
+
+class Cumulated(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumprod(1)
+
+
+def test_it_says_that_a_fallback_differentiates_batch_statistics() -> None:
+    model, x = Normed(Cumulated()).train(), images(4, torch.float32)
+    found = fastjac.explain(model, x)
+    assert found.backend == "autograd"
+    assert "differentiates the batch statistics" in " ".join(str(found).split())
+    assert fastjac.explain(model.eval(), x).notes == []
+
+
 def test_as_data_and_as_a_table() -> None:
     found = fastjac.explain(small_conv(), images(2, torch.float32))
     data = json.loads(json.dumps(found.as_dict()))
