@@ -14,7 +14,12 @@ from fastjac.fewer_rows import fewer_rows
 from fastjac.forward import Origin, forward
 from fastjac.graph import Unsupported
 from fastjac.linearization import Linearization
-from fastjac.linearize import batch_norm_in_training, linearize, without_rule
+from fastjac.linearize import (
+    batch_norm_in_training,
+    linearize,
+    refuse_autograd,
+    without_rule,
+)
 from fastjac.rules.base import Rule
 from fastjac.source import COUPLED, constant
 
@@ -69,8 +74,7 @@ def explain(
             linearization = linearize(logits, leaf)
     except Unsupported:
         missing = [_missing(one, origin) for one in without_rule(logits, leaf)]
-        coupled = batch_norm_in_training(logits, leaf) is not None
-        notes = [f"{COUPLED}."] if coupled else []
+        notes = _notes_on_fallback(logits, leaf)
         return Explanation("autograd", (samples, classes), classes, [], missing, notes)
     with torch.no_grad():
         chosen = fewer_rows(linearization, seeds.jacobian(logits))
@@ -78,6 +82,19 @@ def explain(
     name = linearization.batch_statistics
     notes = [] if name is None else [f"{constant(name, origin)}."]
     return Explanation("fused", (samples, classes), len(chosen), steps, [], notes)
+
+
+def _notes_on_fallback(logits: Tensor, x: Tensor) -> list[str]:
+    coupled = batch_norm_in_training(logits, x) is not None
+    notes = [f"{COUPLED}."] if coupled else []
+    try:
+        with torch.enable_grad():
+            refuse_autograd(logits, x)
+    except NotImplementedError as refused:
+        notes.append(
+            f"Autograd cannot compute the penalty's gradient either: {refused}."
+        )
+    return notes
 
 
 def _missing(one: Unsupported, origin: Origin) -> Missing:

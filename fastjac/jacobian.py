@@ -85,7 +85,7 @@ def jacobian_norm(
     """
     size = checks.check_chunk(chunk)
     opened = _rows(model, x, backend, batch_statistics)
-    with opened as (rows, logits), torch.no_grad():
+    with torch.no_grad(), opened as (rows, logits):
         squares = rows.squared_norms(seeds.jacobian(logits), size)
         return squares.sqrt()
 

@@ -96,9 +96,10 @@ def refuse_autograd(logits: Tensor, x: Tensor) -> None:
         NotImplementedError: naming the node and what to do.
         ValueError: ``logits`` do not depend on ``x``.
     """
+    hidden = OPAQUE | FREED | (ONCE if torch.is_grad_enabled() else {})
     for arc in connecting_arcs(logits, x):
         name = short_name(arc.node)
-        reason = OPAQUE.get(name) or ONCE.get(name)
+        reason = hidden.get(name)
         if reason is not None:
             raise NotImplementedError(f"{name}: {reason}")
 
@@ -146,8 +147,8 @@ OPAQUE = {
     "use_reentrant=False",
 }
 
-#: Nodes that have a rule, but cannot be differentiated twice, and what to do.
-ONCE = {
+#: Nodes that have a rule, but whose memory is gone when autograd comes, and what to do.
+FREED = {
     "RegisterPostBackwardFunctionBackward": "FSDP frees weights between two passes, so "
     "that autograd cannot compute the penalty of a sharded model. Use layers that all "
     "have a fused rule (see fastjac.explain), or DistributedDataParallel",
@@ -182,6 +183,22 @@ ATTENTION = frozenset(
     )
 )
 
+#: Nodes that autograd differentiates once only, so that it can give rows, but not the
+#: gradient of a penalty; and what to do.
+ONCE = {
+    **dict.fromkeys(
+        ATTENTION,
+        "torch cannot differentiate this kernel twice, as autograd's penalty has to. "
+        "Run the model under torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or let "
+        "every operation have a fused rule (see fastjac.explain)",
+    ),
+    **dict.fromkeys(
+        ("CudnnRnnBackward0", "MiopenRnnBackward0"),
+        "torch cannot differentiate this kernel twice, as a penalty has to. Run the "
+        "model under torch.backends.cudnn.flags(enabled=False)",
+    ),
+}
+
 RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     # products
     "AddmmBackward0": products.addmm,
@@ -213,7 +230,6 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "LeakyReluBackward1": elementwise.gate(elementwise.leaky),
     "PreluKernelBackward0": elementwise.prelu,
     "HardtanhBackward0": elementwise.gate(elementwise.inside),
-    "HardtanhBackward1": elementwise.gate(elementwise.inside),
     "HardsigmoidBackward0": elementwise.gate(elementwise.hard_sigmoid),
     "ThresholdBackward0": elementwise.gate(
         lambda a: a.saved("self") > a.saved("threshold")
@@ -356,6 +372,8 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
             "UpsampleBilinear2DBackward0",
             "UpsampleBicubic2DBackward0",
             "UpsampleTrilinear3DBackward0",
+            "UpsampleBilinear2DAaBackward0",
+            "UpsampleBicubic2DAaBackward0",
             "IndexBackward0",
             "IndexSelectBackward0",
             "GatherBackward0",

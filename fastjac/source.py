@@ -171,7 +171,12 @@ def _fallback(
             f"{message()}. Replace that operation, or use backend='auto' to fall "
             "back to autograd"
         ) from None
-    refuse_autograd(logits, x)
+    try:
+        refuse_autograd(logits, x)
+    except NotImplementedError as refused:
+        raise NotImplementedError(
+            f"{message()}, and autograd cannot take its place: {refused}"
+        ) from None
     coupled = "" if batch_norm_in_training(logits, x) is None else f". {COUPLED}"
     checks.warn_once(
         f"fallback {missing.name} {missing.reason}",

@@ -374,6 +374,15 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "nearest upsampling 1d": (lambda: nn.Upsample(scale_factor=2), LINE),
     "nearest upsampling 2d": (lambda: nn.Upsample(scale_factor=(2, 3)), IMAGE),
     "nearest upsampling 3d": (lambda: nn.Upsample(scale_factor=2), VOLUME),
+    **{
+        f"antialiased {mode} resizing": (
+            of(
+                lambda x, mode=mode: F.interpolate(x, (5, 4), mode=mode, antialias=True)
+            ),
+            IMAGE,
+        )
+        for mode in ("bilinear", "bicubic")
+    },
     "nearest resizing": (lambda: nn.Upsample(size=(5, 11)), IMAGE),
     "weight norm": (
         lambda: parametrizations.weight_norm(nn.Conv2d(4, 6, 3)),

@@ -2,8 +2,9 @@
 
 The measure is the largest absolute difference relative to the largest entry of the
 oracle's value or of the oracle's gradient of that very parameter: 1e-10 in float64,
-1e-5 in float32, where terms cancel as far as tests/cancellation.py says. Both the native kernels and the torch operators are held to it, with
-`backend="fused"`, so that a fallback is an error and not a pass.
+1e-5 in float32, or where terms cancel what tests/cancellation.py says. Both the native
+kernels and the torch operators are held to it, with `backend="fused"`, so that a
+fallback is an error and not a pass.
 """
 
 from __future__ import annotations

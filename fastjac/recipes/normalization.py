@@ -11,8 +11,12 @@ from fastjac.rules.base import Rule
 from fastjac.rules.shape import Reshape
 from fastjac.rules.standardise import Standardise
 
-#: Names of the nodes of F.batch_norm.
-BATCH_NORMS = frozenset({"NativeBatchNormBackward0", "CudnnBatchNormBackward0"})
+#: Nodes of F.batch_norm, and the name under which each saves eps.
+BATCH_NORMS = {
+    "NativeBatchNormBackward0": "eps",
+    "CudnnBatchNormBackward0": "epsilon",
+    "MiopenBatchNormBackward0": "epsilon",
+}
 
 
 def layer_norm(arc: Arc) -> list[Rule]:
@@ -45,7 +49,8 @@ def batch_norm(arc: Arc) -> Rule | list[Rule]:
     if arc.saved("training"):
         inverse = arc.saved("result2").detach()
     else:
-        inverse = torch.rsqrt(arc.saved("running_var") + arc.saved("eps"))
+        eps = arc.saved(BATCH_NORMS[short_name(arc.node)])
+        inverse = torch.rsqrt(arc.saved("running_var") + eps)
     weight = arc.saved("weight")
     with torch.enable_grad():
         factor = inverse if weight is None else weight * inverse
