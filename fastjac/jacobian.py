@@ -11,6 +11,7 @@ from torch import Tensor
 from fastjac import checks, parallel, seeds
 from fastjac.eager import eager
 from fastjac.forward import Model, Origin, forward
+from fastjac.precision import without_autocast
 from fastjac.source import Rows, open_rows
 
 
@@ -128,7 +129,7 @@ def spectral_norm(
     size = checks.check_chunk(chunk)
     opened = _rows(model, x, backend, batch_statistics, in_training=True)
     with opened as (rows, logits):
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(logits.device):
             pulled = rows.pull(seeds.jacobian(logits), size).flatten(2)
             pulled = pulled.to(torch.promote_types(pulled.dtype, torch.float32))
             _, vectors = torch.linalg.eigh(pulled @ pulled.mT)

@@ -25,7 +25,7 @@ from fastjac.graph import (
     value_of,
 )
 from fastjac.linearization import Linearization
-from fastjac.precision import Place
+from fastjac.precision import Place, without_autocast
 from fastjac.recipes import (
     attention,
     elementwise,
@@ -60,7 +60,7 @@ def linearize(logits: Tensor, x: Tensor) -> Linearization:
         ValueError: ``logits`` do not depend on ``x``.
     """
     found = connecting_arcs(logits, x)
-    with recomputed_once():
+    with recomputed_once(), without_autocast(logits.device):
         edges = [edge for arc in found for edge in _edges(arc)]
     return Linearization(
         edges,

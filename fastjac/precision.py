@@ -9,6 +9,7 @@ is rounded once, on its way back to the half-precision copy.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,11 @@ class Place:
     def of(value: Any) -> Place:
         """Return the place of rows at a value of the forward pass."""
         return Place(value.device, wide(value.dtype))
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which products are computed in the dtype of their factors."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -11,6 +11,7 @@ import torch
 
 from fastjac import workspace
 from fastjac.budget import out_of_memory
+from fastjac.precision import without_autocast
 
 if TYPE_CHECKING:
     from fastjac.sweep import Sweep
@@ -47,7 +48,7 @@ def in_chunks(
 @contextmanager
 def _apart(sweep: Sweep) -> Iterator[None]:
     """Without autograd and autocast, with all weights and an arena for rows."""
-    autocast = torch.autocast(sweep.seeds.device.type, enabled=False)
+    autocast = without_autocast(sweep.seeds.device)
     gathered = sweep.linearization.gathered()
     with torch.no_grad(), autocast, gathered, workspace.sweeping():
         yield
