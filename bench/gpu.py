@@ -20,12 +20,14 @@ from pathlib import Path
 import clock
 import kernels
 import report
+import targets
 import thresholds
 import torch
 from contestants import LAMBDA, ON_GPU, Contestant
 from measure import check, stepper
 from nets import NETS
 from sections import markdown
+from targets import Case, Measured, Row
 from torch import Tensor, nn
 
 import fastjac
@@ -39,27 +41,19 @@ class Setting:
     device: str
     quick: bool
     seconds: float  # for one contestant
-
-
-@dataclass(frozen=True)
-class Case:
-    """A network, a batch, and which contestants are worth their time there."""
-
-    net: str
-    samples: int
-    classes: int
-    only: tuple[str, ...] = tuple(ON_GPU)
+    measured: Measured
 
 
 #: The vectorised routes hold K graphs at once and do not fit where K is large.
 FEW = ("plain step", "autograd loop", "is_grads_batched", "one projection", "fused")
-CASES = (
-    Case("mnist", 500, 10),
-    Case("cifar", 128, 10),
-    Case("cifar", 128, 100, FEW),
-    Case("resnet18 of full width", 128, 10, FEW),
-)
-QUICK = (Case("digits", 8, 10),)
+ALL = tuple(ON_GPU)
+CASES = {
+    targets.MNIST: ALL,
+    targets.CIFAR: ALL,
+    targets.CIFAR_100: FEW,
+    targets.RESNET: FEW,
+}
+QUICK = {Case("digits", 8, 10): ALL}
 
 
 @contextmanager
@@ -79,13 +73,13 @@ def batch(case: Case, setting: Setting) -> tuple[nn.Module, Tensor, Tensor]:
     return model, x.to(setting.device), y.to(setting.device)
 
 
-def errors(contestant: Contestant, model: nn.Module, x: Tensor) -> list[str]:
-    """Larger error of value and gradient, strict and with TF32; "" where it is bad."""
+def errors(contestant: Contestant, model: nn.Module, x: Tensor) -> list[float]:
+    """Larger error of value and gradient, strict and with TF32."""
     found = []
     for tf32, limit in ((False, 1e-3), (True, 0.1)):
         with precision(tf32):
             error = check(contestant, model, x, limit)
-        found.append(f"{max(error.value, error.gradient):.1e}")
+        found.append(max(error.value, error.gradient))
     return found
 
 
@@ -113,17 +107,16 @@ def launches(step: Callable[[], object], device: str) -> int:
     return sum(event.device_type == on_gpu for event in profile.events())
 
 
-def row(name: str, case: Case, setting: Setting) -> tuple[float, list[str]]:
-    """Milliseconds of a contestant's step, and its line of the table."""
+def row(name: str, case: Case, setting: Setting) -> Row:
+    """What is measured of a contestant's step."""
     model, x, y = batch(case, setting)
     contestant = ON_GPU[name]
     strict, tf32 = errors(contestant, model, x)
     step = stepper(contestant.penalty, model, x, y)
     # As torch is set by default: convolutions may use TF32, products may not.
     ms = 1000 * clock.seconds(step, setting.device, 30, setting.seconds)
-    used = f"{peak(step, setting.device):.0f}"
-    count = str(launches(step, setting.device))
-    return ms, [name, f"{ms:.2f}", "", strict, tf32, used, count]
+    used, count = peak(step, setting.device), launches(step, setting.device)
+    return Row(ms, strict, tf32, used, count)
 
 
 def steps(setting: Setting) -> str:
@@ -131,20 +124,19 @@ def steps(setting: Setting) -> str:
     header = ["contestant", "ms a step", "time / fused", "strict error", "TF32 error"]
     header += ["peak MiB", "launches"]
     parts = []
-    for case in QUICK if setting.quick else CASES:
-        times, lines = {}, []
-        for name in case.only:
+    for case, names in (QUICK if setting.quick else CASES).items():
+        found, failed = setting.measured.steps.setdefault(case, {}), {}
+        for name in names:
             try:
-                times[name], line = row(name, case, setting)
+                found[name] = row(name, case, setting)
             except Exception as error:
-                line = [name, f"failed: {type(error).__name__}: {error}"[:120]]
-                line += [""] * (len(header) - 2)
-            lines.append(line)
+                failed[name] = f"failed: {type(error).__name__}: {error}"[:120]
             if setting.device == "cuda":
                 torch.cuda.empty_cache()
-        for line in lines:
-            if line[0] in times and "fused" in times:
-                line[2] = f"{times[line[0]] / times['fused']:.2f}x"
+        fused = found.get("fused")
+        lines = [[name, *each.line(fused)] for name, each in found.items()]
+        blank = [""] * (len(header) - 2)
+        lines += [[name, reason, *blank] for name, reason in failed.items()]
         title = f"### {case.net}, N = {case.samples}, K = {case.classes}\n"
         parts += [title, markdown(header, lines) + "\n"]
     return "\n".join(parts)
@@ -183,6 +175,7 @@ def efficiency(setting: Setting) -> str:
     lines += [["dense product, TF32", f"{rounds[True]:.0f}", ""]]
     for direction in ("pull", "push", "weight"):
         reached = kernels.conv2(direction, samples, setting.device)
+        setting.measured.kernels[direction] = reached
         share = reached / rounds[False]
         lines.append([f"gated conv2 {direction}", f"{reached:.0f}", f"{share:.2f}"])
     lines.append(["copy, GB/s read and written", f"{copy_rate(setting):.0f}", ""])
@@ -210,6 +203,7 @@ PARTS: dict[str, Callable[[Setting], str]] = {
     "Replayed": replayed,
     "Kernels": efficiency,
     "Gated or dense": table,
+    "Targets": lambda setting: targets.verdicts(setting.measured, setting.device),
 }
 
 
@@ -239,12 +233,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
     parser.add_argument("--seconds", type=float, default=3.0, help="for a contestant")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--ncu", type=Path, help="what ncu said, for the report")
     parser.add_argument("--name", help="of the report, default: the device's")
     options = parser.parse_args()
-    setting = Setting(options.device, options.quick, options.seconds)
+    setting = Setting(options.device, options.quick, options.seconds, Measured())
     name = options.name or report.slug(device_name(setting.device))
     options.out.mkdir(parents=True, exist_ok=True)
     parts = [introduction(setting)]
+    if options.ncu is not None and options.ncu.exists():
+        parts.append(f"## Profiler\n\n```\n{options.ncu.read_text()}```\n")
     for title, measure in PARTS.items():
         print(f"{title} ...", flush=True)
         try:

@@ -13,9 +13,10 @@ import clock
 import torch
 import torch.nn.functional as F
 
-from fastjac import native_conv
 from fastjac.rules.activation import Gate
+from fastjac.rules.base import Sum
 from fastjac.rules.convolution import Convolution, Geometry
+from fastjac.rules.gated import GatedLayer
 from fastjac.rules.layout import InputLayout, Packed
 from fastjac.rules.live import Live
 from fastjac.rules.pooling import Route
@@ -32,7 +33,9 @@ def sgemm(size: int = 2048, device: str = "cpu") -> float:
 KERNELS: dict[str, Callable[[], float]] = {}
 
 
-def conv2(direction: str, samples: int = 64, device: str = "cpu") -> float:
+def conv2(
+    direction: str, samples: int = 64, device: str = "cpu", rounds: int = 15
+) -> float:
     """Useful GFLOP/s of one pass of the paper's MNIST network's second convolution.
 
     10 rows, 32 to 64 channels, 5x5, on 14x14, a ReLU and a 2x2 pool behind:
@@ -64,19 +67,12 @@ def conv2(direction: str, samples: int = 64, device: str = "cpu") -> float:
     layout = InputLayout(packed, rows)
     compact = torch.randn(live.entries, layout.compact_stride, device=device)
     input = layout.of(torch.randn(rows, samples, 32, 14, 14, device=device))
-    weight = packed.weight(layout.lanes_are_rows)
-    gradient = torch.zeros_like(weight)
+    gated, total = GatedLayer(layer, packed, live, "conv2"), Sum()
+    of_weight = (total,) if direction == "weight" else ()
     taken = clock.seconds(
-        lambda: native_conv.gated_conv(
-            direction,
-            live,
-            weight=weight,
-            compact=compact,
-            input=input,
-            layout=layout,
-            weight_gradient=gradient,
-        ),
+        lambda: gated.run_pass(direction, layout, compact, input, *of_weight),
         device,
+        rounds,
     )
     # Taps that fall outside the image are not counted: they are not computed.
     inside = torch.zeros(14)

@@ -77,7 +77,7 @@ def leading_gates(rules: list[Rule]) -> list[Rule]:
 
 
 def feed_gated_layers(edges: list[Edge]) -> None:
-    """Tell every gated layer whether a gated layer reads its tangents."""
+    """Tell every gated layer whether a gated layer reads its tangents, and how."""
     reads = {
         edge.source
         for edge in edges
@@ -91,3 +91,5 @@ def feed_gated_layers(edges: list[Edge]) -> None:
                     if upper is None
                     else isinstance(upper, GatedLayer)
                 )
+                if isinstance(upper, GatedLayer) and lower.held == upper.held:
+                    lower.held_above = upper.held_below = True

@@ -21,7 +21,7 @@ from fastjac.rules.linear import Linear
 from fastjac.rules.live import Live
 from fastjac.rules.pooling import Average, Route
 from fastjac.rules.shape import Reshape
-from fastjac.thresholds import most_live
+from fastjac.thresholds import held_in, most_live
 
 
 def fused(rules: list[Rule], at_logits: bool = False) -> list[Rule]:
@@ -225,7 +225,9 @@ def _gated(
         positions=packed.channels_leave_lanes or packed.on_gpu,
     )
     name = type(layer).__name__ + made_of(gate, pool, behind)
-    return GatedLayer(layer, packed, live, name)
+    gated = GatedLayer(layer, packed, live, name)
+    gated.held = held_in(layer)
+    return gated
 
 
 def _share(

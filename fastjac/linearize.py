@@ -130,6 +130,7 @@ def _rules(arc: Arc, name: str) -> list[Rule]:
         rules = [Expand(arc.in_shape, arc.out_shape), *rules]
     for rule in rules:
         rule.elements = arc.in_shape.numel()
+        rule.forward_dtype = meta(arc.target).dtype
     source, target = Place.of(meta(arc.source)), Place.of(meta(arc.target))
     if source != target:
         rules = [Cast(source, target), *rules]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastjac import native, native_conv_gpu, workspace
+from fastjac.precision import HALF
 
 if TYPE_CHECKING:
     from fastjac.rules.layout import InputLayout
@@ -303,7 +304,12 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def _same_kind(expected: Tensor, *tensors: Tensor) -> None:
-    if any(t.dtype != expected.dtype or t.device != expected.device for t in tensors):
+    """Raise unless all are as expected; on a GPU rows may be held in fewer bits."""
+    known = {expected.dtype}
+    if expected.dtype == torch.float32 and native.on_gpu(expected):
+        known = {*HALF, *known}
+    alike = len({t.dtype for t in tensors}) == 1 and tensors[0].dtype in known
+    if not alike or any(t.device != expected.device for t in tensors):
         got = ", ".join(f"{t.dtype} on {t.device}" for t in tensors)
         raise ValueError(
             f"rows must be {expected.dtype} on {expected.device}, as the weights; "

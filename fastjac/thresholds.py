@@ -60,6 +60,19 @@ def most_live(layer: Convolution | Linear) -> float:
     return MOST_LIVE[f"gpu, {precision}"][type(layer)]
 
 
+def held_in(layer: Convolution | Linear) -> torch.dtype | None:
+    """Return in how few bits a gated layer's rows are held; None for its weights' own.
+
+    A convolution of a network in bfloat16 holds them so on a GPU, half the bytes, where
+    convolutions may use TF32 and so may round what they multiply; they are added up in
+    float32 all the same. Those in float16 are held in float32: products over many
+    layers leave its range.
+    """
+    if layer.forward_dtype != torch.bfloat16 or not native.on_gpu(layer.weight):
+        return None
+    return torch.bfloat16 if _tf32(torch.backends.cudnn) else None
+
+
 def _tf32(products: Any) -> bool:
     """Whether a kind of products may use TF32, by torch's older or newer setting."""
     try:

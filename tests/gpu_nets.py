@@ -27,6 +27,20 @@ def convolutional() -> nn.Module:
     )
 
 
+def averaged() -> nn.Module:
+    """Average pools behind gated convolutions, one of which does not fill the plane."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.AvgPool2d((2, 3)),
+        nn.Conv2d(4, 5, 2),
+        nn.ReLU(),
+        nn.AvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(15, 4),
+    )
+
+
 def step(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Forward, cross-entropy, penalty and backward, into the gradients."""
     penalty, logits = fastjac.jacobian_penalty(
@@ -46,6 +60,9 @@ def main() -> None:
         step(model, x, y)
         fastjac.attacks.deepfool(model, x, steps=2)
         fastjac.attacks.jsma(model, x, 1, steps=2)
+        step(averaged().to("cuda", dtype), x, y)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        step(convolutional().cuda(), x.float(), y)
     torch.cuda.synchronize()
 
 

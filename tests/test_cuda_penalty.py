@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import oracle
 import pytest
 import torch
 from checks import compare, seeded_build, take_path
@@ -236,6 +237,34 @@ def test_average_pools_are_joined_to_their_convolutions() -> None:
     with take_path("standin"):
         text = str(fastjac.explain(make(), x.float()))
     assert "Convolution + Gate + AveragePool: gated" in text
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_rows_of_a_bfloat16_network_are_held_in_bfloat16(
+    chunk: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where TF32 is allowed; strictly, and in float16, they are held in float32."""
+    model, x = seeded_build(mnist_like)(torch.float32), torch.rand(4, 1, 8, 8)
+
+    def penalty(dtype: torch.dtype, tf32: bool) -> tuple[torch.Tensor, list, str]:
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+        with take_path("standin"), torch.autocast("cpu", dtype=dtype):
+            text = str(fastjac.explain(model, x))
+            value = fastjac.jacobian_penalty(
+                model, x, reduction="sum", backend="fused", chunk=chunk
+            )
+            return value, oracle.gradients(value, oracle.trainable(model)), text
+
+    strict, gradients, text = penalty(torch.bfloat16, tf32=False)
+    assert "bfloat16" not in text
+    assert "float16" not in penalty(torch.float16, tf32=True)[2]
+    value, found, text = penalty(torch.bfloat16, tf32=True)
+    assert text.count("rows in bfloat16") == 2
+    assert value.dtype == torch.float32
+    rounding = 2.0**-8
+    assert 0 < oracle.error(value, strict) < rounding
+    for gradient, expected in zip(found, gradients, strict=True):
+        assert oracle.error(gradient, expected) < 2 * rounding
 
 
 @pytest.mark.parametrize("groups", [2, 6])

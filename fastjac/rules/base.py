@@ -36,6 +36,9 @@ class Rule:
     #: Elements of ``u``, all samples together: what the memory of a row is made of.
     elements: int = 0
 
+    #: The dtype that ``v`` had in the forward pass, if it is known.
+    forward_dtype: torch.dtype | None = None
+
     #: Whether ``weights`` have a slice a sample, so that gradients are narrowed too.
     per_sample_weights: bool = False
 

@@ -82,7 +82,7 @@ class Convolution(Rule):
             scale = factor.view(-1, *(1,) * (self.weight.dim() - 1))
             weight = self.weights[0] * scale
         scaled = Convolution(weight, self.geometry, self.in_shape)
-        scaled.elements = self.elements
+        scaled.elements, scaled.forward_dtype = self.elements, self.forward_dtype
         return scaled
 
     @property

@@ -9,6 +9,7 @@ tensor is never written.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fastjac import native_conv, native_conv_gpu, workspace
@@ -41,6 +42,10 @@ class GatedLayer(Rule):
         self._made_of = made_of
         #: Whether the next rule up is gated too and wants tangents channels-last.
         self.feeds_gated = False
+        #: In how few bits rows are held in here, and whether the gated layer right
+        #: below, or right above, takes them so; None for those of the weights.
+        self.held: torch.dtype | None = None
+        self.held_below = self.held_above = False
         #: For a linear layer: the live outputs of the gated layer right below it.
         self.below: Live | None = None
         self._gathered: tuple[Tensor, Tensor] | None = None
@@ -51,9 +56,9 @@ class GatedLayer(Rule):
             if pulled is not None:
                 return pulled
         layout = InputLayout(self.packed, rows.shape[0])
-        pulled = layout.empty(rows)
-        self._run("pull", layout, self._gather(rows), pulled)
-        return pulled
+        pulled = layout.empty(self._hold(rows))
+        self.run_pass("pull", layout, self._gather(rows), pulled)
+        return pulled if self.held_below else self._let_go(pulled)
 
     def _pull_to_live(self, rows: Tensor, below: Live) -> Tensor | None:
         """Pull to the inputs that the layer below has alive; None if it does not pay.
@@ -78,25 +83,29 @@ class GatedLayer(Rule):
     def push(self, tangents: Tensor) -> Tensor:
         count, samples = tangents.shape[:2]
         layout = InputLayout(self.packed, count)
+        tangents = self._hold(tangents)
         size = (self.live.entries, layout.compact_stride)
         compact = workspace.empty(size, tangents)
-        self._run("push", layout, compact, layout.of(tangents))
+        self.run_pass("push", layout, compact, layout.of(tangents))
         pushed = self._pushed(tangents, count, samples)
         self.live.scatter(compact, pushed)
-        return pushed
+        return pushed if self.held_above else self._let_go(pushed)
 
     def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
         (total,) = sums
         if total is None:
             return
         layout = InputLayout(self.packed, rows.shape[0])
-        self._run("weight", layout, self._gather(rows), layout.of(tangents), total)
+        self.run_pass(
+            "weight", layout, self._gather(rows), layout.of(self._hold(tangents)), total
+        )
         self._gathered = None
 
     def narrow(self, samples: Samples) -> GatedLayer:
         live = self.live.narrow(samples)
         narrowed = GatedLayer(self.layer, self.packed, live, self._made_of)
-        narrowed.feeds_gated = self.feeds_gated
+        narrowed.feeds_gated, narrowed.held = self.feeds_gated, self.held
+        narrowed.held_below, narrowed.held_above = self.held_below, self.held_above
         if self.below is not None:
             narrowed.below = self.below.narrow(samples)
         return narrowed
@@ -116,19 +125,27 @@ class GatedLayer(Rule):
         return self.live.density()
 
     def describe(self) -> str:
-        return f"gated, {self.live.density():.0%} of outputs live"
+        held = "" if self.held is None else f", rows in {str(self.held)[6:]}"
+        return f"gated, {self.live.density():.0%} of outputs live{held}"
+
+    def _hold(self, rows: Tensor) -> Tensor:
+        return rows if self.held is None else rows.to(self.held)
+
+    def _let_go(self, rows: Tensor) -> Tensor:
+        return rows.to(self.packed.dtype)
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Return the rows of the live outputs; pull's are kept for the gradient."""
         if self._gathered is not None and self._gathered[0] is rows:
             return self._gathered[1]
         stride = InputLayout(self.packed, rows.shape[0]).compact_stride
-        compact = workspace.empty((self.live.entries, stride), rows)
-        self.live.gather(rows, compact)
+        held = self._hold(rows)
+        compact = workspace.empty((self.live.entries, stride), held)
+        self.live.gather(held, compact)
         self._gathered = rows, compact
         return compact
 
-    def _run(
+    def run_pass(
         self,
         direction: str,
         layout: InputLayout,

@@ -61,7 +61,7 @@ class Packed:
         self, layer: Convolution | Linear, planes: torch.Size, pooled_pixels: int
     ) -> None:
         weight = layer.weight
-        self.shape = weight.shape
+        self.shape, self.dtype = weight.shape, weight.dtype
         self.rank = weight.dim() - 2
         self.lanes = VECTOR_BYTES // weight.itemsize
         self.on_gpu = native.on_gpu(weight)
