@@ -16,6 +16,7 @@
 #include "cpu/deepfool_step.h"
 #include "cpu/dispatch.h"
 #include "cpu/jsma_step.h"
+#include "cpu/max_pool.h"
 #include "cpu/scale_push.h"
 #include "cpu/squared_norms.h"
 #include "live_bindings.h"
@@ -107,6 +108,31 @@ void bind_scale_push(py::module_& m) {
         py::arg("row_length"));
 }
 
+void bind_max_pool(py::module_& m) {
+    m.def(
+        "max_pool",
+        [](DType dtype, Address input, Address values, Address places,
+           std::int64_t planes, std::int64_t height, std::int64_t width) {
+            check_size("planes", planes);
+            check_size("height", height);
+            check_size("width", width);
+            const std::int64_t outputs = planes * (height / 2) * (width / 2);
+            by_dtype(dtype, [&](auto zero) {
+                using T = decltype(zero);
+                MaxPool<T> p{};
+                p.input = pointer<const T>("input", input, outputs);
+                p.values = pointer<T>("values", values, outputs);
+                p.places = pointer<std::int64_t>("places", places, outputs);
+                p.planes = planes;
+                p.height = height;
+                p.width = width;
+                FASTJAC_CALL(max_pool<T>, p);
+            });
+        },
+        py::kw_only(), py::arg("dtype"), py::arg("input"), py::arg("values"),
+        py::arg("places"), py::arg("planes"), py::arg("height"), py::arg("width"));
+}
+
 void bind_attack_steps(py::module_& m) {
     def_deepfool_step(m, [](const auto& p) {
         using T = std::remove_pointer_t<decltype(p.x)>;
@@ -132,6 +158,7 @@ PYBIND11_MODULE(_native, m) {
     fastjac::bind_live_list(m);
     fastjac::bind_live_pull(m);
     fastjac::bind_scale_push(m);
+    fastjac::bind_max_pool(m);
     fastjac::bind_attack_steps(m);
 #if FASTJAC_WITH_CUDA
     py::module_ cuda = m.def_submodule("cuda");

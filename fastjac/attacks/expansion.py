@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastjac.attacks.arguments import Model, check_logits
 from fastjac.forward import Origin, unwrapped
 from fastjac.linearization import Linearization
+from fastjac.max_pools import native_max_pools
 from fastjac.rules.base import Samples
 from fastjac.rules.layout import weights_kept
 from fastjac.source import FusedRows, Rows, open_rows
@@ -54,7 +55,7 @@ class Expansion:
     """Logits `(N, K)` of a model at `x`, from which Jacobian rows can be pulled."""
 
     def __init__(self, model: Model, x: Tensor, backend: str) -> None:
-        with torch.enable_grad():
+        with torch.enable_grad(), native_max_pools():
             self._x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
             self._logits = unwrapped(model)(self._x)
         check_logits(self._logits, x)
