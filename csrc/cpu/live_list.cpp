@@ -184,6 +184,17 @@ void each_entry(const LiveRows<T>& p, std::int64_t n, const Visit& visit) {
     }
 }
 
+// Gathers entries that are one vector each, KR rows without a loop over them.
+template <int KR, typename T>
+void gather_vectors(const LiveRows<T>& p, std::int64_t n) {
+    each_entry(p, n, [&](const T* rows, T* compact, T factor) {
+        Vector<T> lanes{};
+        FASTJAC_UNROLL
+        for (int r = 0; r < KR; ++r) lanes[r] = rows[r * p.stride_row];
+        store(compact, factor * lanes);
+    });
+}
+
 }  // namespace
 
 template <typename T>
@@ -203,6 +214,12 @@ template <typename T>
 void gather_live(const LiveRows<T>& p) {
 #pragma omp parallel for schedule(static)
     for (std::int64_t n = 0; n < p.samples; ++n) {
+        if (p.row_count <= kLanes<T> && p.row_stride == kLanes<T>) {
+            WithConstant<kLanes<T>>::call(static_cast<int>(p.row_count), [&](auto kr) {
+                gather_vectors<kr.of>(p, n);
+            });
+            continue;
+        }
         each_entry(p, n, [&](const T* rows, T* compact, T factor) {
             for (std::int64_t r = 0; r < p.row_count; ++r) {
                 compact[r] = factor * rows[r * p.stride_row];
