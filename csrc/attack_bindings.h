@@ -20,28 +20,29 @@ void def_deepfool_step(pybind11::module_& m, Run run, Names... names) {
         "deepfool_step",
         [run](DType dtype, Address rows, Address logits, Address start, Address shift,
               Address x, Address stuck, Address sizes, std::int64_t samples,
-              std::int64_t row_count, std::int64_t row_length, double margin,
+              std::int64_t class_count, std::int64_t row_length, double margin,
               double overshoot, double low, double high, bool bounded, bool linf,
               Where... where) {
             check_size("samples", samples);
             check_size("row_length", row_length);
-            if (row_count < 2) {
+            if (class_count < 2) {
                 throw std::invalid_argument(
-                    "`row_count` (=" + std::to_string(row_count) + ") must be >= 2");
+                    "`class_count` (=" + std::to_string(class_count) +
+                    ") must be >= 2");
             }
             const std::int64_t elements = samples * row_length;
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
                 DeepFoolStep<T> p{};
-                p.rows = pointer<const T>("rows", rows, elements * row_count);
-                p.logits = pointer<const T>("logits", logits, samples * row_count);
+                p.rows = pointer<const T>("rows", rows, elements * (class_count - 1));
+                p.logits = pointer<const T>("logits", logits, samples * class_count);
                 p.start = pointer<const T>("start", start, elements);
                 p.shift = pointer<T>("shift", shift, elements);
                 p.x = pointer<T>("x", x, elements);
                 p.stuck = pointer<bool>("stuck", stuck, samples);
-                p.sizes = pointer<double>("sizes", sizes, samples * row_count);
+                p.sizes = pointer<double>("sizes", sizes, samples * class_count);
                 p.samples = samples;
-                p.row_count = row_count;
+                p.class_count = class_count;
                 p.row_length = row_length;
                 p.margin = margin;
                 p.overshoot = overshoot;
@@ -54,7 +55,7 @@ void def_deepfool_step(pybind11::module_& m, Run run, Names... names) {
         },
         py::kw_only(), py::arg("dtype"), py::arg("rows"), py::arg("logits"),
         py::arg("start"), py::arg("shift"), py::arg("x"), py::arg("stuck"),
-        py::arg("sizes"), py::arg("samples"), py::arg("row_count"),
+        py::arg("sizes"), py::arg("samples"), py::arg("class_count"),
         py::arg("row_length"), py::arg("margin"), py::arg("overshoot"), py::arg("low"),
         py::arg("high"), py::arg("bounded"), py::arg("linf"), names...);
 }

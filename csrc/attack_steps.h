@@ -9,19 +9,19 @@ namespace fastjac {
 // the formula.
 template <typename T>
 struct DeepFoolStep {
-    const T* rows;            // (N, R, D), gradients; row 0 is the class to leave
-    const T* logits;          // (N, R), the same classes
-    const T* start;           // (N, D), clean samples
-    T* shift;                 // (N, D), accumulated perturbation; updated
-    T* x;                     // (N, D), perturbed samples; written
-    bool* stuck;              // (N), out: no boundary to first order
-    double* sizes;            // (N, R), workspace
-    std::int64_t samples;     // N
-    std::int64_t row_count;   // R, at least 2
-    std::int64_t row_length;  // D
-    double margin;            // added to the distance
-    double overshoot;         // x = start + (1 + overshoot) shift
-    double low, high;         // bounds of x, if bounded
+    const T* rows;             // (N, R - 1, D), gradients of logits k >= 1 less logit 0
+    const T* logits;           // (N, R), the class to leave and the others
+    const T* start;            // (N, D), clean samples
+    T* shift;                  // (N, D), accumulated perturbation; updated
+    T* x;                      // (N, D), perturbed samples; written
+    bool* stuck;               // (N), out: no boundary to first order
+    double* sizes;             // (N, R), workspace of the GPU's kernel
+    std::int64_t samples;      // N
+    std::int64_t class_count;  // R, at least 2
+    std::int64_t row_length;   // D
+    double margin;             // added to the distance
+    double overshoot;          // x = start + (1 + overshoot) shift
+    double low, high;          // bounds of x, if bounded
     bool bounded;
     bool linf;  // l_inf perturbations instead of l2
 };

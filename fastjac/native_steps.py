@@ -23,8 +23,8 @@ def deepfool_step(
     """Move `shift` and `x` over the nearest boundary; see `attacks.deepfool_step`.
 
     Args:
-        rows: (N, R, ...) gradients of R >= 2 logits, the class to leave in front.
-        logits: (N, R).
+        rows: (N, R - 1, ...) gradients of the other logits less that of the first.
+        logits: (N, R), R >= 2, that of the class to leave in front.
         start: (N, ...) clean samples.
         shift: (N, ...) accumulated perturbation, updated.
         x: (N, ...) perturbed samples, written.
@@ -41,13 +41,13 @@ def deepfool_step(
         ValueError: a tensor does not fit.
     """
     module = native.kernels(rows, logits, start, shift, x)
-    samples, row_count = rows.shape[:2]
-    _check_shape("rows", rows, (*start.shape[:1], row_count, *start.shape[1:]))
-    _check_shape("logits", logits, (samples, row_count))
+    samples, classes = logits.shape
+    _check_shape("rows", rows, (samples, classes - 1, *start.shape[1:]))
+    _check_shape("start", start, (samples, *start.shape[1:]))
     _check_shape("shift", shift, tuple(start.shape))
     _check_shape("x", x, tuple(start.shape))
     stuck = rows.new_empty(samples, dtype=torch.bool)
-    sizes = rows.new_empty(samples, row_count, dtype=torch.float64)
+    sizes = rows.new_empty(samples, classes, dtype=torch.float64)
     module.deepfool_step(
         rows=rows.data_ptr(),
         logits=logits.data_ptr(),
@@ -57,7 +57,7 @@ def deepfool_step(
         stuck=stuck.data_ptr(),
         sizes=sizes.data_ptr(),
         samples=samples,
-        row_count=row_count,
+        class_count=classes,
         row_length=start[0].numel() if samples else 0,
         margin=margin,
         overshoot=overshoot,

@@ -22,15 +22,15 @@ DTYPES = st.sampled_from([torch.float32, torch.float64])
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
-def deepfool_inputs(dtype, n, rows, shape, seed):
+def deepfool_inputs(dtype, n, classes, shape, seed):
     draw = torch.Generator().manual_seed(seed)
     start = torch.rand(n, *shape, dtype=dtype, generator=draw)
     shift = 0.1 * torch.randn(n, *shape, dtype=dtype, generator=draw)
-    pulled = torch.randn(n, rows, *shape, dtype=dtype, generator=draw)
-    # Some samples without any slope, some with one dead difference.
-    pulled[seed % n] = pulled[seed % n, :1]
-    pulled[(seed + 1) % n, -1] = pulled[(seed + 1) % n, 0]
-    logits = torch.randn(n, rows, dtype=dtype, generator=draw)
+    pulled = torch.randn(n, classes - 1, *shape, dtype=dtype, generator=draw)
+    # Some samples without any slope, some with one dead row.
+    pulled[seed % n] = 0
+    pulled[(seed + 1) % n, -1] = 0
+    logits = torch.randn(n, classes, dtype=dtype, generator=draw)
     return pulled, logits, start, shift, start + shift
 
 
@@ -39,7 +39,7 @@ def deepfool_inputs(dtype, n, rows, shape, seed):
 @given(
     dtype=DTYPES,
     n=st.integers(1, 9),
-    rows=st.integers(2, 12),
+    classes=st.integers(2, 12),
     shape=st.sampled_from([(1,), (3,), (17,), (3, 5, 7), (1, 28, 28), (2500,)]),
     bounds=st.sampled_from([None, (0.0, 1.0), (-1.0, 0.5)]),
     norm=st.sampled_from(["l2", "linf"]),
@@ -47,9 +47,9 @@ def deepfool_inputs(dtype, n, rows, shape, seed):
     seed=st.integers(0, 2**30),
 )
 def test_deepfool_step_equals_its_reference(
-    dtype, n, rows, shape, bounds, norm, overshoot, seed
+    dtype, n, classes, shape, bounds, norm, overshoot, seed
 ):
-    given = deepfool_inputs(dtype, n, rows, shape, seed)
+    given = deepfool_inputs(dtype, n, classes, shape, seed)
     options = {"bounds": bounds, "norm": norm, "overshoot": overshoot}
     results = []
     for step in (deepfool_step, deepfool_step_reference):
@@ -154,8 +154,10 @@ def test_every_instruction_set_agrees_with_the_references(isa):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({0: torch.zeros(2, 3, 4)}, r"`rows` must be \(2, 3, 5\)"),
-        ({1: torch.zeros(2, 4)}, r"`logits` must be \(2, 3\)"),
+        ({0: torch.zeros(2, 2, 4)}, r"`rows` must be \(2, 2, 5\)"),
+        ({1: torch.zeros(2, 4)}, r"`rows` must be \(2, 3, 5\)"),
+        ({1: torch.zeros(1, 3)}, r"`rows` must be \(1, 2, 5\)"),
+        ({2: torch.zeros(1, 5)}, r"`start` must be \(2, 5\)"),
         ({3: torch.zeros(2, 4)}, r"`shift` must be \(2, 5\)"),
         ({4: torch.zeros(1, 5)}, r"`x` must be \(2, 5\)"),
         ({4: torch.zeros(2, 5).double()}, r"all float32 or all float64"),
@@ -164,7 +166,7 @@ def test_every_instruction_set_agrees_with_the_references(isa):
 )
 def test_the_wrapper_refuses_tensors_that_do_not_fit(change, message):
     tensors = [
-        torch.zeros(2, 3, 5),
+        torch.zeros(2, 2, 5),
         torch.zeros(2, 3),
         *(torch.zeros(2, 5) for _ in range(3)),
     ]
@@ -177,11 +179,11 @@ def test_the_wrapper_refuses_tensors_that_do_not_fit(change, message):
 
 
 @needs_native
-def test_one_row_or_three_pixels_are_refused():
+def test_one_class_or_three_pixels_are_refused():
     x, flags = torch.zeros(2, 5), torch.ones(2, 5, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"`row_count` \(=1\) must be >= 2"):
+    with pytest.raises(ValueError, match=r"`class_count` \(=1\) must be >= 2"):
         native_steps.deepfool_step(
-            torch.zeros(2, 1, 5),
+            torch.zeros(2, 0, 5),
             torch.zeros(2, 1),
             *(x.clone() for _ in range(3)),
             margin=0.0,

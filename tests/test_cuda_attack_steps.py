@@ -28,7 +28,7 @@ def run_deepfool_step(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The CUDA kernel on copies; returns stuck, shift and x."""
     rows, logits, start, shift, x = (t.numpy() for t in tensors)
-    samples, row_count = logits.shape
+    samples, classes = logits.shape
     device = Device(module, seed)
     moved = device.inout("shift", shift, offset), device.inout("x", x, offset)
     stuck = device.output("stuck", (samples,), np.bool_)
@@ -39,9 +39,9 @@ def run_deepfool_step(
         shift=moved[0].address,
         x=moved[1].address,
         stuck=stuck.address,
-        sizes=device.workspace("sizes", (samples, row_count), np.float64),
+        sizes=device.workspace("sizes", (samples, classes), np.float64),
         samples=samples,
-        row_count=row_count,
+        class_count=classes,
         row_length=start[0].size,
         margin=MARGIN,
         overshoot=overshoot,
@@ -59,7 +59,7 @@ def run_deepfool_step(
     seed=st.integers(0, 2**30),
     dtype=st.sampled_from(list(DTYPES)),
     n=st.integers(1, 6),
-    row_count=st.integers(2, 40),
+    classes=st.integers(2, 40),
     shape=st.sampled_from([(1,), (3,), (17,), (3, 5, 7), (300,), (1, 28, 28)]),
     bounds=st.sampled_from([None, (0.0, 1.0), (-1.0, 0.5)]),
     norm=st.sampled_from(["l2", "linf"]),
@@ -67,9 +67,9 @@ def run_deepfool_step(
     offset=st.integers(0, 3),
 )
 def test_deepfool_step_equals_its_reference(
-    module, seed, dtype, n, row_count, shape, bounds, norm, overshoot, offset
+    module, seed, dtype, n, classes, shape, bounds, norm, overshoot, offset
 ) -> None:
-    tensors = deepfool_inputs(dtype, n, row_count, shape, seed)
+    tensors = deepfool_inputs(dtype, n, classes, shape, seed)
     options = {"bounds": bounds, "norm": norm, "overshoot": overshoot}
     found = run_deepfool_step(module, seed, tensors, **options, offset=offset)
     expected = [tensor.clone() for tensor in tensors]
@@ -91,8 +91,8 @@ def test_deepfool_step_is_the_same_to_the_bit_in_every_order(module) -> None:
 
 def test_of_equally_near_boundaries_the_first_is_crossed(module) -> None:
     """As on the CPU and in the reference: forty classes, all at the same distance."""
-    rows = torch.zeros(1, 40, 64)
-    rows[0, torch.arange(1, 40), torch.arange(1, 40)] = 2.0
+    rows = torch.zeros(1, 39, 64)
+    rows[0, torch.arange(39), torch.arange(1, 40)] = 2.0
     start = torch.zeros(1, 64)
     tensors = rows, torch.ones(1, 40), start, start.clone(), start.clone()
     tensors[1][0, 0] = 2.0
@@ -167,12 +167,12 @@ def test_the_bindings_refuse_what_the_cpu_ones_refuse(module) -> None:
     null = dict.fromkeys(("rows", "logits", "start", "shift", "x", "stuck", "sizes"), 0)
     options = {"margin": 0.0, "overshoot": 0.0, "bounded": False, "linf": False}
     where = launch_on(module, np.float32)
-    with pytest.raises(ValueError, match=r"`row_count` \(=1\) must be >= 2"):
-        module.deepfool_step(row_count=1, **sizes, **null, **options, **where)
-    module.deepfool_step(row_count=2, **sizes, **null, **options, **where)
+    with pytest.raises(ValueError, match=r"`class_count` \(=1\) must be >= 2"):
+        module.deepfool_step(class_count=1, **sizes, **null, **options, **where)
+    module.deepfool_step(class_count=2, **sizes, **null, **options, **where)
     with pytest.raises(ValueError, match=r"`start` is null but must hold elements"):
         sizes["samples"], null["rows"], null["logits"] = 1, 256, 256
-        module.deepfool_step(row_count=2, **sizes, **null, **options, **where)
+        module.deepfool_step(class_count=2, **sizes, **null, **options, **where)
     null = dict.fromkeys(("rows", "x", "open", "chosen", "strong"), 0)
     with pytest.raises(ValueError, match=r"`pixels` \(=3\) must be 1 or 2"):
         module.jsma_step(pixels=3, theta=1.0, **sizes, **null, **where)

@@ -1,13 +1,12 @@
-// w_k = rows[k] - rows[0],  f_k = logits[k] - logits[0],  k* = argmin |f_k| / |w_k|
+// w_k = rows[k - 1],  f_k = logits[k] - logits[0],  k* = argmin |f_k| / |w_k|,  k >= 1
 // shift += (|f_k*| / |w_k*| + margin) w_k* / |w_k*|      (l2; sign(w_k*) for l_inf)
 // x = start + (1 + overshoot) shift, clamped, with shift following the clamp
 //
 // |w| is the dual norm: l2 for l2 perturbations, l1 for l_inf. A sample whose every w_k
 // is zero is marked stuck and stays where it is.
 //
-// A thread owns whole samples. The rows are read once, in blocks of kBlock elements so
-// that row 0's block stays in L1 while the others pass; then the nearest row once more.
-// Bytes: N (R + 2) D elements read, 2 N D written. Operations: 3 N R D.
+// A thread owns whole samples. The R - 1 rows are read once, then the nearest once
+// more. Bytes: N (R + 2) D elements read, 2 N D written. Operations: 2 N R D.
 #include "deepfool_step.h"
 
 #include <algorithm>
@@ -17,40 +16,21 @@ namespace fastjac {
 namespace FASTJAC_ISA {
 namespace {
 
-constexpr std::int64_t kBlock = 1024;
-
-// sum (a - b)^2, or sum |a - b| for linf.
+// The dual norm of a row.
 template <bool linf, typename T>
-double difference(const T* a, const T* b, std::int64_t count) {
+double dual_norm(const T* row, std::int64_t length) {
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (std::int64_t i = 0; i < count; ++i) {
-        const double w = static_cast<double>(a[i] - b[i]);
+    for (std::int64_t i = 0; i < length; ++i) {
+        const double w = static_cast<double>(row[i]);
         sum += linf ? std::fabs(w) : w * w;
     }
-    return sum;
-}
-
-// Fills sizes[1..R-1] with the dual norms of the differences to row 0.
-template <bool linf, typename T>
-void measure(const T* rows, std::int64_t row_count, std::int64_t length,
-             double* sizes) {
-    std::fill(sizes, sizes + row_count, 0.0);
-    for (std::int64_t begin = 0; begin < length; begin += kBlock) {
-        const std::int64_t count = std::min(kBlock, length - begin);
-        for (std::int64_t k = 1; k < row_count; ++k) {
-            sizes[k] +=
-                difference<linf>(rows + k * length + begin, rows + begin, count);
-        }
-    }
-    if (linf) return;
-    for (std::int64_t k = 1; k < row_count; ++k) sizes[k] = std::sqrt(sizes[k]);
+    return linf ? sum : std::sqrt(sum);
 }
 
 // Adds scale * w to shift and moves x along.
 template <bool linf, bool bounded, typename T>
-void move(const DeepFoolStep<T>& p, std::int64_t n, const T* row, const T* row0,
-          double scale) {
+void move(const DeepFoolStep<T>& p, std::int64_t n, const T* row, double scale) {
     const T* start = p.start + n * p.row_length;
     T* shift = p.shift + n * p.row_length;
     T* x = p.x + n * p.row_length;
@@ -58,7 +38,7 @@ void move(const DeepFoolStep<T>& p, std::int64_t n, const T* row, const T* row0,
     const T low = static_cast<T>(p.low), high = static_cast<T>(p.high);
 #pragma omp simd
     for (std::int64_t i = 0; i < p.row_length; ++i) {
-        const T w = row[i] - row0[i];
+        const T w = row[i];
         const double along = linf ? static_cast<double>((w > 0) - (w < 0)) : w;
         T moved = shift[i] + static_cast<T>(scale * along);
         T reached = start[i] + gain * moved;
@@ -73,26 +53,27 @@ void move(const DeepFoolStep<T>& p, std::int64_t n, const T* row, const T* row0,
 
 template <bool linf, bool bounded, typename T>
 void step_one(const DeepFoolStep<T>& p, std::int64_t n) {
-    const T* rows = p.rows + n * p.row_count * p.row_length;
-    const T* logits = p.logits + n * p.row_count;
-    double* sizes = p.sizes + n * p.row_count;
-    measure<linf>(rows, p.row_count, p.row_length, sizes);
+    const T* rows = p.rows + n * (p.class_count - 1) * p.row_length;
+    const T* logits = p.logits + n * p.class_count;
 
     // The nearest boundary among those that have a direction.
-    std::int64_t nearest = 0;
-    double distance = 0;
-    for (std::int64_t k = 1; k < p.row_count; ++k) {
-        if (!(sizes[k] > 0)) continue;
-        const double d = std::fabs(static_cast<double>(logits[k] - logits[0]));
-        if (nearest == 0 || d / sizes[k] < distance) {
-            nearest = k;
-            distance = d / sizes[k];
+    const T* nearest = nullptr;
+    double distance = 0, size = 0;
+    for (std::int64_t k = 1; k < p.class_count; ++k) {
+        const T* row = rows + (k - 1) * p.row_length;
+        const double here = dual_norm<linf>(row, p.row_length);
+        if (!(here > 0)) continue;
+        const double gap = std::fabs(static_cast<double>(logits[k] - logits[0]));
+        if (nearest == nullptr || gap / here < distance) {
+            nearest = row;
+            distance = gap / here;
+            size = here;
         }
     }
-    p.stuck[n] = nearest == 0;
-    if (nearest == 0) return;
-    const double scale = (distance + p.margin) / (linf ? 1.0 : sizes[nearest]);
-    move<linf, bounded>(p, n, rows + nearest * p.row_length, rows, scale);
+    p.stuck[n] = nearest == nullptr;
+    if (nearest == nullptr) return;
+    const double scale = (distance + p.margin) / (linf ? 1.0 : size);
+    move<linf, bounded>(p, n, nearest, scale);
 }
 
 template <bool linf, bool bounded, typename T>

@@ -166,7 +166,8 @@ class _DeepFool(Method):
         return changed if self.y is None else changed | (labels != self.y[pool.index])
 
     def seeds(self, pool: Pool, logits: Tensor) -> Tensor:
-        return class_seeds(self._classes(pool, logits), logits)
+        classes = self._classes(pool, logits)
+        return class_seeds(classes[:, 1:], logits) - class_seeds(classes[:, :1], logits)
 
     def step(self, pool: Pool, logits: Tensor, rows: Tensor) -> None:
         pool.stuck = deepfool_step(

@@ -1,8 +1,8 @@
 """One DeepFool step for a batch: to the nearest boundary and a little further.
 
-For a sample with rows J_k (gradients of the logits z_k), leaving class 0:
+For a sample whose class 0 is to be left, from the gradients of differences of logits:
 
-    w_k = J_k - J_0,   f_k = z_k - z_0,   d_k = |f_k| / ||w_k||_q,   k* = argmin d_k
+    w_k = grad(z_k - z_0),  f_k = z_k - z_0,  d_k = |f_k| / ||w_k||_q,  k* = argmin d_k
     r  <- r + (d_k* + 1e-4) direction(w_k*),   x <- start + (1 + overshoot) r
 
 with q = 2 and direction(w) = w / ||w||_2 for l2, q = 1 and sign(w) for l_inf. With
@@ -36,8 +36,9 @@ def deepfool_step_reference(
     """Move `shift` and `x` in place; return which samples could not move.
 
     Args:
-        rows: (n, R, ...) gradients of R logits, the class to leave in front.
-        logits: (n, R) those logits.
+        rows: (n, R - 1, ...) w, gradients of the other logits less that of the class
+            to leave.
+        logits: (n, R) the logits, that of the class to leave in front.
         start: (n, ...) the clean samples.
         shift: (n, ...) perturbation accumulated so far, without overshoot.
         x: (n, ...) the perturbed samples.
@@ -46,10 +47,9 @@ def deepfool_step_reference(
         norm: "l2" or "linf", in which the nearest boundary is sought.
 
     Returns:
-        (n,) True where all differences of rows are zero.
+        (n,) True where all rows are zero.
     """
-    flat = rows.flatten(2)
-    w = flat[:, 1:] - flat[:, :1]
+    w = rows.flatten(2)
     f = (logits[:, 1:] - logits[:, :1]).double()
     order = 1 if norm == "linf" else 2
     size = torch.linalg.vector_norm(w, order, dim=2, dtype=torch.float64)
