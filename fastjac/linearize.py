@@ -232,8 +232,17 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "PreluKernelBackward0": elementwise.prelu,
     "HardtanhBackward0": elementwise.gate(elementwise.inside),
     "HardsigmoidBackward0": elementwise.gate(elementwise.hard_sigmoid),
-    "ThresholdBackward0": elementwise.gate(
-        lambda a: a.saved("self") > a.saved("threshold")
+    **dict.fromkeys(
+        ("ThresholdBackward0", "ThresholdBackward1"),
+        elementwise.gate(lambda a: a.saved("self") > a.saved("threshold")),
+    ),
+    **dict.fromkeys(
+        ("RreluWithNoiseBackward0", "RreluWithNoiseBackward1"),
+        elementwise.gate(elementwise.randomly_leaky),
+    ),
+    **dict.fromkeys(
+        (f"{name}Backward0" for name in ("Sign", "Floor", "Ceil", "Round", "Trunc")),
+        lambda arc: Factor(0.0),
     ),
     **dict.fromkeys(
         ("SoftshrinkBackward0", "HardshrinkBackward0"),
@@ -258,6 +267,7 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
     "EluBackward0": elementwise.smooth(aten.elu, "alpha", "scale", "input_scale"),
     "EluBackward1": elementwise.elu_in_place,
     "CeluBackward0": elementwise.smooth(F.celu, "alpha"),
+    "CeluBackward1": elementwise.celu_in_place,
     "MishBackward0": elementwise.smooth(F.mish),
     "HardswishBackward0": elementwise.smooth(F.hardswish),
     "TanhBackward0": elementwise.smooth_result(lambda result: 1 - result * result),
@@ -281,6 +291,8 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
             ("Asinh", torch.asinh),
             ("Sinh", torch.sinh),
             ("Cosh", torch.cosh),
+            ("Log2", torch.log2),
+            ("Log10", torch.log10),
             ("Erf", torch.erf),
         )
     },
@@ -337,21 +349,25 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
             "SqueezeBackward1",
             "SqueezeBackward2",
             "UnsqueezeBackward0",
+            *(f"SqueezeBackward{i}" for i in (3, 4, 5)),  # in place
+            "UnsqueezeBackward1",
         ),
         shapes.reshape,
     ),
     **dict.fromkeys(
         ("AliasBackward0", "CloneBackward0", "ToCopyBackward0"), shapes.identity
     ),
-    "TBackward0": lambda arc: Permute([1, 0]),
-    "TransposeBackward0": shapes.transpose,
+    **dict.fromkeys(("TBackward0", "TBackward1"), lambda arc: Permute([1, 0])),
+    **dict.fromkeys(("TransposeBackward0", "TransposeBackward1"), shapes.transpose),
     "PermuteBackward0": shapes.permute,
     "ExpandBackward0": lambda arc: Expand(arc.in_shape, arc.out_shape),
     "SliceBackward0": shapes.strided,
     "SelectBackward0": shapes.select,
     "UnbindBackward0": shapes.unbind,
-    "SplitBackward0": shapes.split,
-    "SplitWithSizesBackward0": shapes.split,
+    **{
+        f"{name}Backward0": shapes.split
+        for name in ("Split", "SplitWithSizes", "UnsafeSplit", "UnsafeSplitWithSizes")
+    },
     "CatBackward0": shapes.cat,
     "StackBackward0": shapes.stack,
     "ConstantPadNdBackward0": shapes.padded,
@@ -380,6 +396,9 @@ RULES: dict[str, Callable[[Arc], Rule | list[Rule]]] = {
             "GatherBackward0",
             "FlipBackward0",
             "RollBackward0",
+            "Rot90Backward0",
+            "ScatterAddBackward0",
+            "IndexAddBackward0",
             "RepeatBackward0",
             "UnfoldBackward0",
             "Im2ColBackward0",

@@ -41,6 +41,17 @@ class Function(nn.Module):
         return self.function(x, *self.tensors)
 
 
+class First(nn.Module):
+    """The first of the results of a module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x)[0]
+
+
 class Halved(nn.Module):
     """A parametrization: the weight is computed as half of another."""
 
@@ -459,6 +470,47 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: nn.Sequential(nn.Linear(12, 9), nn.ELU(0.7, inplace=True)),
         (12,),
     ),
+    "celu in place": (  # torch rounds 1 / alpha to float32, so alpha is a power of 2
+        lambda: nn.Sequential(nn.Linear(12, 9), nn.CELU(0.5, inplace=True)),
+        (12,),
+    ),
+    **{
+        f"rrelu {name}": (
+            of(lambda x, options=options: F.rrelu(1 * x, **options)),
+            IMAGE,
+        )
+        for name, options in (
+            ("in training", {"training": True}),
+            ("in eval mode", {"training": False}),
+            ("in place", {"training": True, "inplace": True}),
+            ("in place in eval mode", {"training": False, "inplace": True}),
+        )
+    },
+    "threshold in place": (
+        lambda: nn.Sequential(nn.Linear(12, 9), nn.Threshold(0.1, 0.3, inplace=True)),
+        (12,),
+    ),
+    "transposed in place": (of(lambda x: (2 * x).transpose_(1, 2)), LINE),
+    "features first in place": (of(lambda x, w: (w @ x.t()).t_(), (5, 12)), (12,)),
+    "one more dimension in place": (of(lambda x: (2 * x).unsqueeze_(1)), LINE),
+    "one less dimension in place": (
+        of(lambda x: x.unsqueeze(1).mul(2).squeeze_(1).unsqueeze_(0).squeeze_()),
+        LINE,
+    ),
+    "rounded": (of(lambda x: x * x.sign() + x.round() * x.floor()), IMAGE),
+    "quarter turn": (of(lambda x: x.rot90(1, (2, 3))), IMAGE),
+    "scattered": (
+        of(lambda x: torch.zeros_like(x).scatter_add(1, x.detach().argsort(1), x)),
+        IMAGE,
+    ),
+    "added at indices": (
+        of(lambda x: x.index_add(1, torch.tensor([2, 0]), x[:, :2], alpha=0.5)),
+        IMAGE,
+    ),
+    "gated recurrent unit": (
+        lambda: First(nn.GRU(9, 5, batch_first=True)),
+        LINE,
+    ),
     # Products of two tensors that both depend on x.
     "x times x": (of(lambda x: x * x), IMAGE),
     "squeeze and excite": (lambda: SqueezeExcite(4, 3), IMAGE),
@@ -544,6 +596,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "reciprocal": (of(lambda x: (x.square() + 0.5).reciprocal()), IMAGE),
     "number divided by x": (of(lambda x: 2 / (x.square() + 0.5)), IMAGE),
     "logarithm": (of(lambda x: (x.square() + 0.5).log() + x.abs().log1p()), IMAGE),
+    "other logarithms": (
+        of(lambda x: (x.square() + 0.5).log2() + (x.square() + 0.2).log10()),
+        IMAGE,
+    ),
     "power": (of(lambda x: x**3 + (x.square() + 0.2) ** 0.7), IMAGE),
     # Elements in another order.
     "sorted": (of(lambda x: x.sort(1).values), IMAGE),

@@ -7,6 +7,8 @@ import oracle
 import pytest
 import torch
 from checks import TOLERANCE, compare, forward, seeded_build
+from layers import Normalise
+from specs import Drawn, spec
 from torch import nn
 
 import fastjac
@@ -53,6 +55,23 @@ def test_a_1x1_jacobian_of_6_6e_5_whose_terms_are_near_1(reduction: str) -> None
     for backend in ("fused", "autograd"):
         assert max(errors(backend)) > TOLERANCE[torch.float32]
     compare(BUILD, X, reduction=reduction)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "frobenius"])
+def test_a_drawn_network_whose_jacobian_of_2e_5_cancels(reduction: str) -> None:
+    """Found by the property test: three hidden layers, one class, one sample."""
+    layers = (
+        spec(Normalise, 3),
+        spec(nn.Linear, 3, 5, bias=False),
+        spec(nn.ReLU, inplace=True),
+        spec(nn.Linear, 5, 5),
+        spec(nn.ReLU, inplace=True),
+        spec(nn.Linear, 5, 33),
+        spec(nn.ReLU),
+        spec(nn.Linear, 33, 1, bias=False),
+    )
+    drawn = Drawn(layers, (3,), 1, 1, 2, frozenset())
+    compare(drawn.build, drawn.x(DOUBLE), seed=drawn.seed, reduction=reduction)
 
 
 def test_what_is_left_open_is_the_size_of_the_terms() -> None:

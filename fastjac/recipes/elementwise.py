@@ -80,6 +80,16 @@ def leaky(arc: Arc) -> Tensor:
     return slope.masked_fill_(kept > 0, 1)
 
 
+def randomly_leaky(arc: Arc) -> Tensor:
+    """RReLU: the slopes that were drawn, or in eval mode the mean of their range."""
+    noise = arc.saved("noise")
+    if arc.saved("training"):
+        return noise
+    kept = arc.saved("result" if arc.saves("result") else "self")
+    slope = (float(arc.saved("lower")) + float(arc.saved("upper"))) / 2
+    return torch.full_like(kept, slope, requires_grad=False).masked_fill_(kept > 0, 1)
+
+
 def dropped(arc: Arc) -> Tensor:
     """Dropout as one operation: the mask of what was kept, scaled up."""
     mask = arc.saved("result1").to(arc.dtype)
@@ -165,6 +175,15 @@ def elu_in_place(arc: Arc) -> Rule:
         result = arc.saved("result")
         left = (result + alpha * height) * steepness
         slope = torch.where(result > 0, height, left)
+    return scale(arc, slope)
+
+
+def celu_in_place(arc: Arc) -> Rule:
+    """CELU in place: slope 1, or result / alpha + 1 on the negative side."""
+    alpha = float(arc.saved("alpha"))
+    with torch.enable_grad():
+        result = arc.saved("result")
+        slope = torch.where(result > 0, 1.0, result / alpha + 1)
     return scale(arc, slope)
 
 
