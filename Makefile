@@ -4,6 +4,7 @@
 #
 #   make demo    train and harden a small network; table, plots and numbers in fastjac-demo/
 #   make test    all checks and tests
+#   make test-torch TORCH=2.6.0    the tests on another version of torch
 #   make bench   the benchmarks
 #   make clean   remove everything that was built
 
@@ -17,13 +18,32 @@ PEERS := $(VENV)/.peers
 NATIVE_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' \
 	-o -name '*.cuh')
 
-.PHONY: demo test lint bench native clean
+# Another torch has an environment of its own, and asks for its own versions of a few
+# packages that the constraints pin.
+TORCH ?= 2.6.0
+OTHER := .venv-torch-$(TORCH)
+OTHER_PIP := $(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check \
+	--constraint $(OTHER)/constraints.txt
+
+.PHONY: demo test test-torch lint bench native clean
 
 demo: native
 	$(BIN)/fastjac demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-torch: $(OTHER)/.installed
+	$(OTHER)/bin/python setup.py --quiet build_ext --inplace
+	$(OTHER)/bin/python -m pytest
+
+$(OTHER)/.installed: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(OTHER)
+	grep -v -E '^(torch|sympy|networkx|fsspec|setuptools)==' constraints.txt \
+		> $(OTHER)/constraints.txt
+	$(OTHER_PIP) torch==$(TORCH) 'setuptools>=77' pybind11 ninja
+	$(OTHER_PIP) --no-build-isolation --editable '.[test]'
+	touch $@
 
 lint: native
 	$(BIN)/ruff check .
@@ -55,7 +75,7 @@ $(PEERS): $(INSTALLED)
 	touch $(PEERS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-torch-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	rm -rf .hypothesis .benchmarks fastjac-demo
 	rm -f fastjac/_native*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
