@@ -83,11 +83,12 @@ elif [ $device = cpu ]; then
     skip ncu "a dry run"
 else
     part ncu 40 "$profiler" --clock-control none --kernel-name regex:gated_conv \
-        --section SpeedOfLight --section ComputeWorkloadAnalysis --launch-skip 2 \
-        --launch-count 6 "$python" bench/passes.py
+        --section SpeedOfLight --section ComputeWorkloadAnalysis \
+        --launch-count 9 "$python" bench/passes.py
 fi
 
-part benchmarks $((530 - SECONDS)) "$python" bench/gpu.py "${bench[@]}" \
+left=$((530 - SECONDS))
+part benchmarks $left "$python" bench/gpu.py "${bench[@]}" --limit $left \
     --ncu "$logs/ncu.log" --out "$results"
 tail -n +2 "$logs/benchmarks.log"
 exit $failed

@@ -45,7 +45,10 @@ def identity(classes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         seeds = torch.eye(classes, dtype=dtype, device=device)
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     if classes <= LARGEST_KEPT and len(_kept) < MOST_KEPT and not capturing:
-        # Memory from the capture of a graph would be the graph's own.
+        # Memory from the capture of a graph would be the graph's own. Other streams
+        # will use this one as it is, so this once it is waited for.
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
         _kept[classes, dtype, device] = seeds
     return seeds
 
