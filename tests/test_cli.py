@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 import fastjac
 from fastjac import checkpoint, models
 from fastjac.cli import main
+from fastjac.commands.steps import interruptible
 
 ROOT = Path(fastjac.__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -254,3 +256,14 @@ def test_info_needs_no_extra():
     run = without("typer", "info")
     assert run.returncode == 0, run.stderr
     assert "instruction sets" in run.stdout
+
+
+def test_ctrl_c_says_that_work_is_saved_only_where_it_is(tmp_path, capsys):
+    state = tmp_path / "state.ckpt"
+    for there, told in ((False, "nothing was saved"), (True, "it goes on")):
+        if there:
+            state.touch()
+        with pytest.raises(typer.Exit) as left, interruptible("it goes on", state):
+            raise KeyboardInterrupt
+        assert left.value.exit_code == 130
+        assert capsys.readouterr().err.strip() == f"interrupted: {told}"

@@ -326,6 +326,22 @@ def test_bad_settings_are_refused_by_name(evaluated, options, message):
         robustness.evaluate(net, batches, progress=False, **options)
 
 
+def test_samples_outside_the_bounds_are_refused_and_not_clamped(evaluated):
+    """Clamped samples would have another accuracy, and nobody would be told."""
+    net, batches, _ = evaluated
+    wide = [(x + 1, y) for x, y in batches]
+    with pytest.raises(ValueError, match=r"`x` must lie within `bounds`"):
+        robustness.evaluate(net, wide, **OPTIONS)
+    free = {**OPTIONS, "bounds": None, "jsma_steps": None}
+    assert robustness.evaluate(net, wide, **free).samples == 10
+
+
+@pytest.mark.parametrize("batch", [torch.rand(3, 2), (torch.rand(3, 2),), {"x": 1}])
+def test_a_loader_of_anything_but_pairs_is_refused(batch):
+    with pytest.raises(TypeError, match=r"loader must give batches \(x, y\)"):
+        robustness.evaluate(nn.Linear(2, 2), [batch], progress=False)
+
+
 def test_an_empty_loader_is_refused():
     with pytest.raises(ValueError, match="`loader` must hold at least one batch"):
         robustness.evaluate(nn.Linear(2, 2), [], progress=False)

@@ -102,12 +102,13 @@ def resumable(arguments: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible(where: str = "", saved: object = None) -> Iterator[None]:
-    """Context in which Ctrl-C ends the command, told ``where`` if work is ``saved``."""
+def interruptible(where: str = "", saved: Path | None = None) -> Iterator[None]:
+    """Context in which Ctrl-C ends the command, told ``where`` if ``saved`` exists."""
     try:
         yield
     except KeyboardInterrupt:
-        told = where if saved is not None else "nothing was saved"
+        kept = saved is not None and saved.exists()
+        told = where if kept else "nothing was saved"
         print(f"\ninterrupted: {told}", file=sys.stderr)
         raise typer.Exit(130) from None
 

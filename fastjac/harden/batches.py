@@ -83,7 +83,7 @@ def skip(batches: Iterator[Any], count: int, taken: Callable[[], Any]) -> None:
         taken()
 
 
-def unpack(batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+def unpack(batch: Any, device: torch.device | None) -> tuple[Tensor, Tensor]:
     """Return inputs and labels of a batch on ``device``, or say what is wrong."""
     pair = isinstance(batch, (tuple, list)) and len(batch) == 2
     if not pair or not all(isinstance(part, Tensor) for part in batch):

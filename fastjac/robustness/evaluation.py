@@ -9,13 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from fastjac import checkpoint as files
-from fastjac.attacks.arguments import Bounds, Model, check_amount, check_count
+from fastjac.attacks.arguments import (
+    Bounds,
+    Model,
+    check_amount,
+    check_count,
+    check_images,
+)
 from fastjac.attacks.deepfool import deepfool
 from fastjac.attacks.expansion import evaluation_mode
 from fastjac.attacks.fgsm import loss_direction
 from fastjac.attacks.jsma import jsma
 from fastjac.attacks.pgd import pgd
 from fastjac.attacks.search import bar
+from fastjac.harden.batches import unpack
 from fastjac.jacobian import jacobian_norm
 from fastjac.robustness.geometry import geometry
 from fastjac.robustness.progress import (
@@ -84,8 +91,9 @@ def evaluate(
         A `RobustnessReport`.
 
     Raises:
-        ValueError: an argument out of range, no samples, or a checkpoint of another
-            model, other settings or other data.
+        TypeError: `loader` gives anything but pairs of tensors.
+        ValueError: an argument out of range, `x` outside `bounds`, no samples, or a
+            checkpoint of another model, other settings or other data.
         fastjac.checkpoint.CheckpointError: a damaged checkpoint.
 
     Example:
@@ -119,15 +127,16 @@ def evaluate(
         evaluation_mode(model),
         bar(_batch_count(loader, limit), progress, unit="batch") as shown,
     ):
-        for number, (x, y) in enumerate(loader):
+        for number, batch in enumerate(loader):
             if left <= 0:
                 break
+            x, y = unpack(batch, place)
             x, y = x[: int(min(left, len(x)))], y[: int(min(left, len(y)))]
             left -= len(x)
             if number < done.batches:
                 check_same(done, number, y, checkpoint)
             else:
-                done.add(*_measure(model, x.to(place), y.to(place), settings, done))
+                done.add(*_measure(model, x, y, settings, done))
                 if checkpoint is not None:
                     files.save(checkpoint, "evaluation", {**identity, **vars(done)})
             shown.update(1)
@@ -140,6 +149,7 @@ def _measure(
     model: Model, x: Tensor, y: Tensor, settings: Settings, done: Progress
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Every number of the samples of a batch, and pictures as far as wanted."""
+    check_images(x, settings.bounds)
     near = geometry(model, x, backend=settings.backend)
     found = deepfool(
         model,
