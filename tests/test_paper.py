@@ -192,6 +192,15 @@ def test_an_interrupted_job_ends_as_one_never_interrupted(tiny_data, tmp_path):
     assert pieces["training"]["loss"] == whole["training"]["loss"]
 
 
+def test_seconds_count_the_training_of_earlier_sessions(
+    tiny_data, tmp_path, monkeypatch
+):
+    images = Source(tiny_data, "mnist", verify=False).open()
+    work = Work(tmp_path, images, torch.device("cpu"))
+    monkeypatch.setattr(Work, "_trained", lambda *_: {"seconds": 1000.0})
+    assert 1000.0 <= work(plan(TINY, images, [0])[0])["seconds"] < 1100.0
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})

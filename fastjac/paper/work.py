@@ -61,6 +61,8 @@ class Work:
         else:
             network = self._network(job)
             found = {"training": self._trained(job, network)}
+            if found["training"]:  # its seconds count those of earlier sessions
+                begin = time.perf_counter() - found["training"]["seconds"]
             if job.kind == "train":
                 models.save(self.model_file(job.id), network, {"seed": job.seed})
             found["measured"] = self._measured(job, network)
