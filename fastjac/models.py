@@ -35,13 +35,19 @@ class Network(nn.Sequential):
 
 
 def _mnist(
-    classes: int = 10, dropout: float = 0.5, widths: tuple[int, ...] = (32, 64, 1024)
+    classes: int = 10,
+    dropout: float = 0.5,
+    widths: tuple[int, ...] = (32, 64, 1024),
+    init: str = "paper",
 ) -> Network:
     """The paper's MNIST network, that of the TensorFlow tutorial.
 
-    conv 5x5 (32), pool, conv 5x5 (64), pool, 1024 units, dropout; SAME padding. Weights
-    are drawn from a normal of deviation 0.1 cut at 0.2, biases are 0.1.
+    conv 5x5 (32), pool, conv 5x5 (64), pool, 1024 units, dropout; SAME padding. With
+    ``init="paper"`` weights are drawn from a normal of deviation 0.1 cut at 0.2, biases
+    are 0.1; with "torch" both are as torch.nn.Linear and Conv2d make them.
     """
+    if init not in ("paper", "torch"):
+        raise ValueError(f"init (={init!r}) must be 'paper' or 'torch'")
     first, second, hidden = widths
     network = Network(
         [
@@ -57,7 +63,7 @@ def _mnist(
         ],
         (1, 28, 28),
     )
-    for parameter in network.parameters():
+    for parameter in network.parameters() if init == "paper" else ():
         if parameter.dim() == 1:
             nn.init.constant_(parameter, 0.1)
         else:
@@ -181,7 +187,7 @@ def create(name: str, **options: Any) -> Network:
     Args:
         name: one of :func:`names`.
         options: ``classes``, and by network ``dropout`` (share dropped), ``widths``,
-            ``hidden``, ``shape``.
+            ``hidden``, ``shape``, ``init`` ("paper" or "torch", of ``mnist``).
 
     Returns:
         A network from (N, ``*input_shape``) to logits (N, classes).

@@ -38,6 +38,18 @@ def test_mnist_is_the_network_of_the_paper():
     assert deviation == pytest.approx(0.088, rel=0.01)
 
 
+def test_mnist_with_the_weights_that_torch_makes():
+    torch.manual_seed(0)
+    network = models.create("mnist", init="torch")
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 32, 5, padding=2)
+    assert torch.equal(layers(network, nn.Conv2d)[0].weight, first.weight)
+    assert torch.equal(layers(network, nn.Conv2d)[0].bias, first.bias)
+    assert layers(network, nn.Linear)[0].weight.abs().max() <= 3136**-0.5
+    with pytest.raises(ValueError, match="init .*'he'"):
+        models.create("mnist", init="he")
+
+
 def test_cifar_is_four_sets_of_two_convolutions():
     network = models.create("cifar")
     channels = [layer.out_channels for layer in layers(network, nn.Conv2d)]

@@ -118,7 +118,10 @@ class Report:
                 )
             )
         header = ("job", "steps", "training, s", "measuring, s", "on")
-        notes = ("Of the session that finished the job; it may have shared the cores.",)
+        notes = (
+            "Training over all sessions of the job, measuring in the last; it may have"
+            " shared the cores.",
+        )
         return Table("Time of each job", header, tuple(lines), notes)
 
     def _opening(self) -> list[str]:
@@ -130,9 +133,9 @@ class Report:
             *self.images.notes,
             f"Preset `{self.preset}`, {self._seeds()} seed(s);"
             f" {len(finished)} of {total} jobs are finished.",
-            f"Network `{recipe.network}`. Regular phase: {_phase(recipe.train)}."
-            f" Post-processing: {_phase(recipe.harden)}. FGSM in training: eps"
-            f" {recipe.eps:g}, {recipe.share:.0%} of the inputs.",
+            f"Network `{recipe.network}`{_options(recipe)}. Regular phase:"
+            f" {_phase(recipe.train)}. Post-processing: {_phase(recipe.harden)}."
+            f" FGSM in training: eps {recipe.eps:g}, {recipe.share:.0%} of the inputs.",
             f"Everything: `{self.command()}`",
             "Numbers are means over seeds ± their sample standard deviation; a single"
             " number is of one seed.",
@@ -181,6 +184,11 @@ class Report:
 
 def _write(path: Path, content: bytes) -> None:
     write_atomic(path, lambda file: file.write(content))
+
+
+def _options(recipe: Recipe) -> str:
+    named = ", ".join(f"{name} {value}" for name, value in recipe.options.items())
+    return f" with {named}" if named else ""
 
 
 def _phase(phase: Phase) -> str:
