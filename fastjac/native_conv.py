@@ -207,7 +207,7 @@ def gated_conv(
         direction: "pull" (compact to input), "push" (input to compact) or "weight"
             (both to ``weight_gradient``, which is added to).
         live: the live outputs.
-        weight: (taps, C, stride).
+        weight: as `Packed.weight` gives it for this layout.
         compact: (n C Q, stride), rows of the live entries.
         input: rows (R, n, C', ...).
         layout: the layout that ``input`` has.
@@ -224,7 +224,7 @@ def gated_conv(
         lanes_are_rows=layout.lanes_are_rows,
         row_count=layout.count,
         weight=weight.data_ptr(),
-        weight_stride=weight.shape[2],
+        weight_stride=weight.shape[-1],
         compact=compact.data_ptr(),
         compact_stride=compact.shape[1],
         input=layout.origin(input),

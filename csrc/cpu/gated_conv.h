@@ -20,7 +20,8 @@ namespace fastjac {
 // finite value on input and hold zeros on output.
 template <typename T>
 struct GatedConv {
-    const T* weight;  // (taps, C, weight_stride); "channels": zeros beyond C'
+    const T* weight;  // "channels": (taps, C, weight_stride), zeros beyond C';
+                      // "rows":     (C, taps, C'), weight_stride = taps * C'
     const std::int32_t* starts;          // (N, P + 1), as LiveList
     const std::int32_t* channels;        // (N, C Q)
     const std::int32_t* offsets;         // (N, C Q)
@@ -28,7 +29,7 @@ struct GatedConv {
     const std::int64_t* route;           // (N, C, Q), or null: q itself
     T* compact;                          // (N, C Q, compact_stride)
     T* input;                            // (N, P', R or C', input_stride)
-    T* weight_gradient;                  // (taps, C, weight_stride), added to
+    T* weight_gradient;                  // as weight, added to
     std::int64_t samples;                // N
     std::int64_t row_count;              // R
     std::int64_t in_channels;            // C'
@@ -40,7 +41,7 @@ struct GatedConv {
     std::int64_t stride_y, stride_x;
     std::int64_t padding_y, padding_x;
     std::int64_t dilation_y, dilation_x;
-    std::int64_t weight_stride;  // C', for \"channels\" rounded up to the widest vector
+    std::int64_t weight_stride;   // "channels": C' rounded up to the widest vector
     std::int64_t compact_stride;  // at least R; for "rows" as input_stride
     std::int64_t input_stride;
 };

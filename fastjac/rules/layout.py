@@ -77,19 +77,23 @@ class Packed:
         self._weights: dict[bool, Tensor] = {}
 
     def weight(self, lanes_are_rows: bool) -> Tensor:
-        """Return the weights, (taps, C, stride): C' of them, or whole vectors."""
+        """Return the weights: (C, taps C'), or (taps, C, stride) of whole vectors."""
         if lanes_are_rows not in self._weights:
-            stride = self.in_channels
-            if not lanes_are_rows:
-                stride = self.channel_stride(self.in_channels)
-            packed = self._taps.contiguous()
-            if stride == self.in_channels and not self.aligned(packed):
-                packed = packed.clone()
-            if stride != self.in_channels:
-                packed = packed.new_zeros(*packed.shape[:2], stride)
-                packed[..., : self.in_channels] = self._taps
-            self._weights[lanes_are_rows] = packed
+            pack = self._by_window if lanes_are_rows else self._by_tap
+            self._weights[lanes_are_rows] = pack()
         return self._weights[lanes_are_rows]
+
+    def _by_window(self) -> Tensor:
+        return self._taps.transpose(0, 1).flatten(1).contiguous()
+
+    def _by_tap(self) -> Tensor:
+        stride = self.channel_stride(self.in_channels)
+        packed = self._taps.contiguous()
+        if stride == self.in_channels:
+            return packed if self.aligned(packed) else packed.clone()
+        packed = packed.new_zeros(*packed.shape[:2], stride)
+        packed[..., : self.in_channels] = self._taps
+        return packed
 
     def transposed(self) -> Tensor | None:
         """Return a linear layer's weight as (I, C), within `weights_kept` only."""
@@ -141,8 +145,11 @@ class Packed:
         )
 
     def unpacked(self, packed: Tensor) -> Tensor:
-        """Return a gradient laid out as the weight is."""
-        taps = packed[..., : self.in_channels]
+        """Return a gradient laid out as the weight is, from either of its layouts."""
+        if packed.dim() == 2:
+            taps = packed.unflatten(1, (-1, self.in_channels)).transpose(0, 1)
+        else:
+            taps = packed[..., : self.in_channels]
         return (taps.permute(1, 2, 0) if self.rank else taps[0]).reshape(self.shape)
 
 
