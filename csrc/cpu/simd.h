@@ -48,6 +48,16 @@ inline __attribute__((always_inline)) void store(T* to, Vector<T> value) {
     *reinterpret_cast<typename VectorOf<T>::unaligned*>(to) = value;
 }
 
+// Keeps a value in a register, where the compiler would load it again for each use.
+template <typename T>
+inline __attribute__((always_inline)) void keep(T& value) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(value));
+#elif defined(__x86_64__)
+    asm("" : "+x"(value));
+#endif
+}
+
 // The sum of all lanes, in a fixed order.
 template <typename T>
 inline __attribute__((always_inline)) T sum(Vector<T> value) {
