@@ -78,7 +78,7 @@ class _Context(FunctionCtx):
 
     sweep: Sweep
     saved_tensors: tuple[Tensor, ...]
-    gradients: list[Tensor | None]
+    gradients: list[Tensor | None] | None
     inverse_root: Tensor | None
     needs_input_grad: tuple[bool, ...]
 
@@ -104,11 +104,17 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        _ = ctx.saved_tensors  # raises if the graph has been freed
+        gradients = ctx.gradients
+        assert gradients is not None
+        kept = _graph_is_kept()
+        if not kept:
+            ctx.gradients = None
         # What was kept is half the gradient of the sum, and that of the root is
         # 1 / (2 root) of the sum's.
         inverse = ctx.inverse_root
         factor = 2 * upstream if inverse is None else inverse * upstream
-        return _returned(ctx, [None, *scaled(ctx.gradients, factor)])
+        return _returned(ctx, [None, *scaled(gradients, factor, in_place=not kept)])
 
 
 class _SquaredNorms(torch.autograd.Function):
@@ -149,14 +155,28 @@ class _Pull(torch.autograd.Function):
         )
 
 
-def scaled(gradients: list[Tensor | None], factor: Tensor) -> list[Tensor | None]:
-    """Return gradients times a number on their device, by one kernel where possible."""
+def scaled(
+    gradients: list[Tensor | None], factor: Tensor, *, in_place: bool = False
+) -> list[Tensor | None]:
+    """Return gradients times a number on their device, by one kernel where possible.
+
+    In place, they are changed where that is possible, and so must not be used again.
+    """
     there = [g for g in gradients if g is not None]
     alike = all(type(g) is Tensor and g.dtype == factor.dtype for g in there)
     if there and alike and all(g.device == factor.device for g in there):
+        if in_place:
+            torch._foreach_mul_(there, factor)
+            return gradients
         products = iter(torch._foreach_mul(there, factor))
         return [None if g is None else next(products) for g in gradients]
     return [None if g is None else g * factor.to(g.dtype) for g in gradients]
+
+
+def _graph_is_kept() -> bool:
+    """Whether the backward pass that runs now may be run again."""
+    kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return kept is None or torch.is_grad_enabled() or bool(kept())
 
 
 def _wanted(ctx: _Context, sweep: Sweep) -> list[Tensor]:

@@ -106,6 +106,19 @@ def test_backward_twice_works_when_the_graph_is_retained(path: str) -> None:
     assert torch.equal(first, second)
 
 
+def test_backward_twice_raises_when_the_graph_was_freed(path: str) -> None:
+    """The first pass scales the gradients in place, so a second one must not run."""
+    model, x = small_conv().double(), images()
+    penalty = fastjac.jacobian_penalty(model, x, reduction="sum")
+    penalty.backward(torch.tensor(2.0).double())
+    expected = fastjac.jacobian_penalty(model, x, reduction="sum", backend="autograd")
+    weight = model[0].weight
+    gradient = torch.autograd.grad(2 * expected, weight)[0]
+    assert_close(weight.grad, gradient, DOUBLE, "gradient")
+    with pytest.raises(RuntimeError, match="second time"):
+        penalty.backward()
+
+
 FUNCTIONS = [
     "jacobian_penalty",
     "cross_lipschitz_penalty",
