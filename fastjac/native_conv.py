@@ -127,8 +127,8 @@ def _addresses(live: Live) -> dict[str, Any]:
 def live_rows(live: Live, rows: Tensor, compact: Tensor, *, gather: bool) -> None:
     """Move between rows (R, n, C, Q) of any strides and live entries, times the gates.
 
-    Gathering copies. Scattering adds, as several entries of an average have one source;
-    on a GPU it writes all rows, zeros where nothing lives.
+    Gathering copies; scattering adds to zeros, which it writes first, as several
+    entries of an average have one source.
 
     Raises:
         ValueError: the dtypes or devices differ.

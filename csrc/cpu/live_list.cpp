@@ -5,6 +5,8 @@
 // twice; 12 to 20 bytes written an entry.
 #include "live_list.h"
 
+#include <algorithm>
+
 #include "simd.h"
 
 namespace fastjac {
@@ -33,6 +35,12 @@ inline void close_where_shut(const T* gate, bool step, std::int64_t count,
     } else {
         for (std::int64_t j = 0; j < count; ++j) open[j] &= gate[j] != 0;
     }
+}
+
+// Whether all factors are equal, because every gate is a step.
+template <typename T>
+inline bool steps_only(const LiveList<T>& p) {
+    return (p.gate == nullptr || p.step) && (p.pooled_gate == nullptr || p.pooled_step);
 }
 
 // The arrays of one sample.
@@ -68,6 +76,46 @@ SampleList<T> sample_of(const LiveList<T>& p, std::int64_t n) {
             p.offsets + outputs};
 }
 
+// Which outputs of `count` pixels from `first` on are open, channel by channel.
+template <typename T>
+void find_open(const LiveList<T>& p, const SampleList<T>& s, std::int64_t first,
+               std::int64_t count, std::int64_t together, unsigned char* open) {
+    for (std::int64_t c = 0; c < p.channel_count; ++c, open += together) {
+        const std::int64_t at = c * p.pixels + first;
+        for (std::int64_t j = 0; j < count; ++j) open[j] = 1;
+        close_where_shut(moved(s.gate, at), p.step, count, open);
+        close_where_shut(moved(s.pooled_gate, at), p.pooled_step, count, open);
+    }
+}
+
+// Lists the entries of one pixel behind those of the pixels before it.
+template <typename T>
+std::int32_t list_pixel(const LiveList<T>& p, const SampleList<T>& s,
+                        std::int64_t pixel, std::int32_t source, std::int32_t entry,
+                        const unsigned char* open, std::int64_t together) {
+    // The entry behind the last one is written too; there is room for it unless all
+    // outputs are live, and then it is not written.
+    const std::int32_t first = entry, room = p.channel_count * p.pixels;
+    for (std::int64_t c = 0; c < p.channel_count && entry < room; ++c) {
+        s.channels[entry] = static_cast<std::int32_t>(c);
+        entry += open[c * together];
+    }
+    const std::int32_t column =
+        static_cast<std::int32_t>(pixel % p.width * p.column_step);
+    for (std::int32_t e = first; e < entry; ++e) {
+        s.sources[e] = source;
+        s.offsets[e] = s.channels[e] - column;
+        s.factors[e] = p.scale;
+    }
+    // Gates that are not steps; theirs is the only reading across channels.
+    for (std::int32_t e = first; e < entry && !steps_only(p); ++e) {
+        const std::int64_t at = s.channels[e] * p.pixels + pixel;
+        s.factors[e] *=
+            opened(s.gate, at, p.step) * opened(s.pooled_gate, at, p.pooled_step);
+    }
+    return entry;
+}
+
 // Without a pool, or before an average: an entry for every pixel.
 template <typename T>
 void list_pixels(const LiveList<T>& p, const SampleList<T>& s, unsigned char* open) {
@@ -78,49 +126,30 @@ void list_pixels(const LiveList<T>& p, const SampleList<T>& s, unsigned char* op
     for (std::int64_t first = 0; first < p.pixels; first += together) {
         const std::int64_t left = p.pixels - first;
         const std::int64_t count = left < together ? left : together;
-        for (std::int64_t c = 0; c < p.channel_count; ++c) {
-            for (std::int64_t j = 0; j < count; ++j) {
-                const std::int64_t at = c * p.pixels + first + j;
-                open[c * together + j] = opened(s.gate, at, p.step) *
-                                             opened(s.pooled_gate, at, p.pooled_step) !=
-                                         0;
-            }
-        }
+        find_open(p, s, first, count, together, open);
         for (std::int64_t j = 0; j < count; ++j) {
             const std::int64_t pixel = first + j;
-            const std::int64_t x = pixel % p.width;
             const std::int64_t window = pixel / p.width / p.window_y;
-            const std::int64_t place = x / p.window_x;
+            const std::int64_t place = pixel % p.width / p.window_x;
             s.starts[pixel] = entry;
             if (window >= windows_y || place >= windows_x) {  // in no window
-                for (std::int64_t c = 0; s.positions && c < p.channel_count; ++c) {
-                    s.positions[c * p.pixels + pixel] = -1;
+                for (std::int64_t c = 0; c < p.channel_count; ++c) {
+                    open[c * together + j] = 0;
                 }
                 continue;
             }
-            // The entry behind the last one is written too; there is room for it
-            // unless all outputs are live, and then it is not written.
-            for (std::int64_t c = 0; c < p.channel_count; ++c) {
-                if (entry == p.channel_count * p.pixels) break;
-                s.channels[entry] = static_cast<std::int32_t>(c);
-                entry += open[c * together + j];
-            }
-            const std::int32_t column = static_cast<std::int32_t>(x * p.column_step);
-            const std::int32_t source =
-                static_cast<std::int32_t>(window * windows_x + place);
-            for (std::int32_t e = s.starts[pixel]; e < entry; ++e) {
-                const std::int64_t at = s.channels[e] * p.pixels + pixel;
-                s.sources[e] = source;
-                s.offsets[e] = s.channels[e] - column;
-                s.factors[e] = p.scale * opened(s.gate, at, p.step) *
-                               opened(s.pooled_gate, at, p.pooled_step);
-            }
-            if (s.positions == nullptr) continue;
-            std::int32_t e = s.starts[pixel];
-            for (std::int64_t c = 0; c < p.channel_count; ++c) {
-                const bool live = open[c * together + j] != 0;
-                s.positions[c * p.pixels + pixel] = live ? e : -1;
-                e += live;
+            const auto source = static_cast<std::int32_t>(window * windows_x + place);
+            entry = list_pixel(p, s, pixel, source, entry, open + j, together);
+        }
+        if (s.positions == nullptr) continue;
+        std::int32_t next[kListPixels];  // entry of each pixel's next live channel
+        for (std::int64_t j = 0; j < count; ++j) next[j] = s.starts[first + j];
+        for (std::int64_t c = 0; c < p.channel_count; ++c) {
+            std::int32_t* positions = s.positions + c * p.pixels + first;
+            for (std::int64_t j = 0; j < count; ++j) {
+                const std::int32_t live = open[c * together + j];
+                positions[j] = live ? next[j] : -1;
+                next[j] += live;
             }
         }
     }
@@ -172,27 +201,58 @@ void list_winners(const LiveList<T>& p, const SampleList<T>& s) {
     });
 }
 
-// Calls visit(entry, address in rows, address in compact, factor) for a sample.
+// Rows that are moved together, without a loop.
+constexpr int kMoved = 16;
+
+// Calls visit(Constant<rows>, rows, compact, factor) for each entry of a sample and
+// each group of up to kMoved rows of it.
 template <typename T, typename Visit>
 void each_entry(const LiveRows<T>& p, std::int64_t n, const Visit& visit) {
     const std::int64_t outputs = p.channel_count * p.pooled_pixels;
     const std::int32_t count = p.starts[n * (p.pixels + 1) + p.pixels];
-    for (std::int64_t e = n * outputs; e < n * outputs + count; ++e) {
-        visit(p.rows + n * p.stride_sample + p.channels[e] * p.stride_channel +
-                  p.sources[e] * p.stride_pixel,
-              p.compact + e * p.row_stride, p.factors[e]);
+    for (std::int64_t first = 0; first < p.row_count; first += kMoved) {
+        const std::int64_t left = p.row_count - first;
+        WithConstant<kMoved>::call(
+            static_cast<int>(left < kMoved ? left : kMoved), [&](auto rows) {
+                T* sample = p.rows + n * p.stride_sample + first * p.stride_row;
+                for (std::int64_t e = n * outputs; e < n * outputs + count; ++e) {
+                    visit(rows,
+                          sample + p.channels[e] * p.stride_channel +
+                              p.sources[e] * p.stride_pixel,
+                          p.compact + e * p.row_stride + first, p.factors[e]);
+                }
+            });
     }
 }
 
-// Gathers entries that are one vector each, KR rows without a loop over them.
+// Zeros in all of a sample's rows: one block where pixels come first, else R blocks.
+template <typename T>
+void clear_rows(const LiveRows<T>& p, std::int64_t n) {
+    const std::int64_t blocks = p.stride_row < p.stride_sample ? 1 : p.row_count;
+    for (std::int64_t r = 0; r < blocks; ++r) {
+        T* block = p.rows + n * p.stride_sample + r * p.stride_row;
+        std::fill(block, block + p.stride_sample, T(0));
+    }
+}
+
+// Copies KR rows of one entry, and zeros behind them up to `padded`.
 template <int KR, typename T>
-void gather_vectors(const LiveRows<T>& p, std::int64_t n) {
-    each_entry(p, n, [&](const T* rows, T* compact, T factor) {
-        Vector<T> lanes{};
-        FASTJAC_UNROLL
-        for (int r = 0; r < KR; ++r) lanes[r] = rows[r * p.stride_row];
-        store(compact, factor * lanes);
-    });
+inline void gather_entry(const LiveRows<T>& p, const T* rows, T factor,
+                         std::int64_t padded, T* compact) {
+    if constexpr (KR <= kLanes<T>) {
+        if (padded == kLanes<T>) {  // one vector in all
+            Vector<T> lanes{};
+            FASTJAC_UNROLL
+            for (int r = 0; r < KR; ++r) lanes[r] = rows[r * p.stride_row];
+            store(compact, factor * lanes);
+            return;
+        }
+    }
+    for (std::int64_t lane = 0; lane < padded; lane += kLanes<T>) {
+        store(compact + lane, Vector<T>{});
+    }
+    FASTJAC_UNROLL
+    for (int r = 0; r < KR; ++r) compact[r] = factor * rows[r * p.stride_row];
 }
 
 }  // namespace
@@ -212,19 +272,14 @@ void live_list(const LiveList<T>& p) {
 
 template <typename T>
 void gather_live(const LiveRows<T>& p) {
+    // Entries that are padded to whole vectors: how far those of the last rows reach.
+    const std::int64_t last = (p.row_count - 1) / kMoved * kMoved;
+    const std::int64_t end = p.row_stride == p.row_count ? 0 : p.row_stride - last;
 #pragma omp parallel for schedule(static)
     for (std::int64_t n = 0; n < p.samples; ++n) {
-        if (p.row_count <= kLanes<T> && p.row_stride == kLanes<T>) {
-            WithConstant<kLanes<T>>::call(static_cast<int>(p.row_count), [&](auto kr) {
-                gather_vectors<kr.of>(p, n);
-            });
-            continue;
-        }
-        each_entry(p, n, [&](const T* rows, T* compact, T factor) {
-            for (std::int64_t r = 0; r < p.row_count; ++r) {
-                compact[r] = factor * rows[r * p.stride_row];
-            }
-            for (std::int64_t r = p.row_count; r < p.row_stride; ++r) compact[r] = 0;
+        each_entry(p, n, [&](auto rows, const T* from, T* compact, T factor) {
+            const std::int64_t padded = rows.of == kMoved ? 0 : end;
+            gather_entry<rows.of>(p, from, factor, padded, compact);
         });
     }
 }
@@ -233,10 +288,11 @@ template <typename T>
 void scatter_live(const LiveRows<T>& p) {
 #pragma omp parallel for schedule(static)
     for (std::int64_t n = 0; n < p.samples; ++n) {
-        each_entry(p, n, [&](T* rows, const T* compact, T factor) {
-            for (std::int64_t r = 0; r < p.row_count; ++r) {
-                rows[r * p.stride_row] += factor * compact[r];
-            }
+        clear_rows(p, n);
+        each_entry(p, n, [&](auto rows, T* to, const T* compact, T factor) {
+            FASTJAC_UNROLL
+            for (int r = 0; r < rows.of; ++r)
+                to[r * p.stride_row] += factor * compact[r];
         });
     }
 }

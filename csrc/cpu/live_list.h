@@ -47,7 +47,9 @@ FASTJAC_DECLARE_KERNEL(template <typename T> void live_list(const LiveList<T>& p
 
 // Moves rows between pooled outputs and live entries:
 //   gather:  compact[n, e, r] = factor[e] * rows[r, n, c(e), q(e)]
-//   scatter: rows[r, n, c(e), q(e)] += factor[e] * compact[n, e, r]
+//   scatter: rows[r, n, c(e), q(e)] += factor[e] * compact[n, e, r], from zeros on
+// Scatter writes whole blocks of `stride_sample` elements: the rows of a sample where
+// pixels come first, else a sample of a row.
 template <typename T>
 struct LiveRows {
     T* rows;                     // (R, N, C, Q) by the strides below

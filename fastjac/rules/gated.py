@@ -186,14 +186,14 @@ class GatedLayer(Rule):
     def _pushed(self, like: Tensor, count: int, samples: int) -> Tensor:
         """Return tangents (R, n, C, ...) behind the pool, to be filled where alive.
 
-        They are zero elsewhere: kernels for a GPU write these zeros, those for a CPU
-        leave them alone. The next rule up may want channels last.
+        The kernel writes zeros elsewhere, on a GPU not in the padding behind channels.
+        The next rule up may want channels last.
         """
         channels, *spatial = self.live.out_shape[1:]
         stride = channels
         if self.feeds_gated:
             stride = self.packed.channel_stride(channels)
-        whole = self.packed.on_gpu and stride == channels
+        whole = stride == channels or not self.packed.on_gpu
         make = workspace.empty if whole else workspace.zeros
         if not self.feeds_gated:
             return make((count, samples, channels, *spatial), like)
