@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from itertools import takewhile, zip_longest
+from itertools import pairwise, takewhile
 
 from fastjac.fusion import gates_at_end
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule
-from fastjac.rules.gated import GatedLayer
+from fastjac.rules.gated import GatedLayer, Reader
+from fastjac.rules.head import GatedHead
+from fastjac.rules.linear import Linear
+from fastjac.rules.shape import Reshape
 
 
 @dataclass(frozen=True)
@@ -77,19 +80,24 @@ def leading_gates(rules: list[Rule]) -> list[Rule]:
 
 
 def feed_gated_layers(edges: list[Edge]) -> None:
-    """Tell every gated layer whether a gated layer reads its tangents, and how."""
-    reads = {
-        edge.source
-        for edge in edges
-        if edge.rules and isinstance(edge.rules[0], GatedLayer)
-    }
+    """Tell every gated layer who reads its tangents, which decides their layout."""
+    first = {edge.source: edge.rules[0] for edge in edges if edge.rules}
     for edge in edges:
-        for lower, upper in zip_longest(edge.rules, edge.rules[1:]):
-            if isinstance(lower, GatedLayer):
-                lower.feeds_gated = (
-                    edge.target in reads
-                    if upper is None
-                    else isinstance(upper, GatedLayer)
-                )
-                if isinstance(upper, GatedLayer) and lower.held == upper.held:
-                    lower.held_above = upper.held_below = True
+        for place, rule in enumerate(edge.rules):
+            if isinstance(rule, GatedLayer):
+                above = edge.rules[place + 1 :]
+                rule.reader = _reader(above or [first.get(edge.target, Rule())])
+        for lower, upper in pairwise(edge.rules):
+            if isinstance(lower, GatedLayer) and isinstance(upper, GatedLayer):
+                lower.held_above = upper.held_below = lower.held == upper.held
+
+
+def _reader(above: list[Rule]) -> Reader:
+    """Return what reads the tangents that enter a chain of rules."""
+    if isinstance(above[0], GatedLayer):
+        return Reader.GATED
+    behind = next((rule for rule in above if not isinstance(rule, Reshape)), None)
+    flat = isinstance(behind, GatedHead) or (
+        isinstance(behind, GatedLayer) and isinstance(behind.layer, Linear)
+    )
+    return Reader.FLAT if flat else Reader.OTHER

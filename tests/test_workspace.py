@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import threading
 
+import pytest
 import torch
+from torch import nn
 
+import fastjac
 from fastjac import workspace
 from fastjac.workspace import KEPT_BYTES, Arena, Pool
 
@@ -85,3 +88,32 @@ def test_memory_has_the_order_of_dimensions_that_it_was_asked_for() -> None:
         made = workspace.empty_as(rows)
     assert made.shape == rows.shape
     assert made.stride() == rows.stride()
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_nothing_is_read_that_a_sweep_has_not_written(
+    samples: int, classes: int
+) -> None:
+    """A dimension of size 1 may have any stride, and once had one too small."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(2, 1, 1, bias=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(28, 5),
+        nn.ReLU(),
+        nn.Linear(5, classes),
+    )
+    x = torch.rand(samples, 1, 4, 7)
+    fastjac.jacobian_penalty(model, x).backward()  # makes the arena's memory
+    gradients = {}
+    for backend in ("fused", "autograd"):
+        for block in workspace._local.arena.blocks:
+            block.fill_(0xFF)  # NaN
+        model.zero_grad()
+        fastjac.jacobian_penalty(model, x, backend=backend).backward()
+        gradients[backend] = [p.grad for p in model.parameters() if p.dim() > 1]
+    for fused, expected in zip(*gradients.values(), strict=True):
+        torch.testing.assert_close(fused, expected, rtol=1e-5, atol=1e-6)

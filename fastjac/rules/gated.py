@@ -9,6 +9,9 @@ tensor is never written.
 
 from __future__ import annotations
 
+from enum import Enum
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -23,6 +26,14 @@ from fastjac.rules.pooling import Average, Route
 #: The largest share of live inputs, over that of the lanes which hold rows, at which
 #: pulling to them alone beats pulling to all (bench/NOTES.md).
 MOST_LIVE_BELOW = 0.8
+
+
+class Reader(Enum):
+    """What reads the tangents of a gated layer."""
+
+    GATED = "a gated layer: channels last, behind the rows of a pixel"
+    FLAT = "a gated linear layer behind a flatten: a sample's rows one by one"
+    OTHER = "anything else: the rows' own order"
 
 
 class GatedLayer(Rule):
@@ -40,8 +51,8 @@ class GatedLayer(Rule):
         self.weights, self.elements = layer.weights, layer.elements
         self.packed, self.live = packed, live
         self._made_of = made_of
-        #: Whether the next rule up is gated too and wants tangents channels-last.
-        self.feeds_gated = False
+        #: What the next rule up is, and so which layout of tangents it wants.
+        self.reader = Reader.OTHER
         #: In how few bits rows are held in here, and whether the gated layer right
         #: below, or right above, takes them so; None for those of the weights.
         self.held: torch.dtype | None = None
@@ -104,7 +115,7 @@ class GatedLayer(Rule):
     def narrow(self, samples: Samples) -> GatedLayer:
         live = self.live.narrow(samples)
         narrowed = GatedLayer(self.layer, self.packed, live, self._made_of)
-        narrowed.feeds_gated, narrowed.held = self.feeds_gated, self.held
+        narrowed.reader, narrowed.held = self.reader, self.held
         narrowed.held_below, narrowed.held_above = self.held_below, self.held_above
         if self.below is not None:
             narrowed.below = self.below.narrow(samples)
@@ -187,18 +198,22 @@ class GatedLayer(Rule):
         """Return tangents (R, n, C, ...) behind the pool, to be filled where alive.
 
         The kernel writes zeros elsewhere, on a GPU not in the padding behind channels.
-        The next rule up may want channels last.
         """
-        channels, *spatial = self.live.out_shape[1:]
-        stride = channels
-        if self.feeds_gated:
-            stride = self.packed.channel_stride(channels)
-        whole = stride == channels or not self.packed.on_gpu
+        shape = (count, samples, *self.live.out_shape[1:])
+        if self.reader is Reader.OTHER:
+            return workspace.empty(shape, like)
+        channels, pixels = shape[2], prod(shape[3:])
+        flat = self.reader is Reader.FLAT
+        row = channels * pixels if flat else channels
+        stride = self.packed.channel_stride(row)
+        channel, pixel = (pixels, 1) if flat else (1, count * stride)
+        sample = count * stride if flat else pixels * pixel
+        whole = stride == row or not self.packed.on_gpu
         make = workspace.empty if whole else workspace.zeros
-        if not self.feeds_gated:
-            return make((count, samples, channels, *spatial), like)
-        last = make((samples, *spatial, count, stride), like)
-        return last[..., :channels].movedim((-2, 0, -1), (0, 1, 2))
+        block = make((samples * sample,), like)
+        spatial = [pixel * prod(shape[d + 1 :]) for d in range(3, len(shape))]
+        strides = (stride, sample, channel, *spatial)
+        return block.as_strided(shape, strides, block.storage_offset())
 
 
 def made_of(

@@ -168,5 +168,14 @@ def _full(gate: Gate | None, shape: torch.Size, dtype: torch.dtype) -> Tensor | 
 
 
 def _planes(rows: Tensor) -> Tensor:
-    """Return rows as (R, n, C, Q): the pixels in one dimension."""
-    return rows.unsqueeze(3) if rows.dim() == 3 else rows.flatten(3)
+    """Return rows as (R, n, C, Q): the pixels in one dimension.
+
+    The other dimensions keep their strides, also those of size 1, which torch is free
+    to change: kernels tell by them where a sample ends.
+    """
+    if rows.dim() == 3:
+        return rows.unsqueeze(3)
+    planes = rows.flatten(3)
+    if planes.data_ptr() != rows.data_ptr():
+        return planes
+    return planes.as_strided(planes.shape, (*rows.stride()[:3], planes.stride(3)))
