@@ -214,9 +214,13 @@ class InputLayout:
     def _holds(self, tensor: Tensor) -> bool:
         """Whether a tensor has these strides, and the padding and frame around it.
 
-        Padding lanes only have to exist, because zero weights meet them. A frame has to
-        be zero, which strides do not tell, so those tensors are known one by one.
+        Padding has to be finite, because zero weights meet it: strides tell that there
+        is some, which kernels write, but those of a single vector tell nothing. A frame
+        has to be zero, so those tensors are known one by one.
         """
+        lanes = tensor.shape[0 if self.lanes_are_rows else 2]
+        if lanes != self.stride and lanes == tensor.numel():
+            return False
         same = all(
             size == 1 or have == want
             for size, have, want in zip(
