@@ -161,13 +161,14 @@ def scaled(
     """Return gradients times a number on their device, by one kernel where possible.
 
     In place, they are changed where that is possible, and so must not be used again.
+    Nobody else has them then, and as no views either, so autograd adds to them in place.
     """
     there = [g for g in gradients if g is not None]
     alike = all(type(g) is Tensor and g.dtype == factor.dtype for g in there)
     if there and alike and all(g.device == factor.device for g in there):
         if in_place:
             torch._foreach_mul_(there, factor)
-            return gradients
+            return [None if g is None else g.data for g in gradients]
         products = iter(torch._foreach_mul(there, factor))
         return [None if g is None else next(products) for g in gradients]
     return [None if g is None else g * factor.to(g.dtype) for g in gradients]
