@@ -161,7 +161,7 @@ def scaled(
     """Return gradients times a number on their device, by one kernel where possible.
 
     In place, they are changed where that is possible, and so must not be used again.
-    Nobody else has them then, and as no views either, so autograd adds to them in place.
+    Nobody else has them then, and they are no views, so autograd adds to them in place.
     """
     there = [g for g in gradients if g is not None]
     alike = all(type(g) is Tensor and g.dtype == factor.dtype for g in there)
