@@ -81,12 +81,17 @@ def leading_gates(rules: list[Rule]) -> list[Rule]:
 
 def feed_gated_layers(edges: list[Edge]) -> None:
     """Tell every gated layer who reads its tangents, which decides their layout."""
-    first = {edge.source: edge.rules[0] for edge in edges if edge.rules}
+    gated = {
+        edge.source
+        for edge in edges
+        if edge.rules and isinstance(edge.rules[0], GatedLayer)
+    }
     for edge in edges:
+        at_end = Reader.GATED if edge.target in gated else Reader.OTHER
         for place, rule in enumerate(edge.rules):
             if isinstance(rule, GatedLayer):
                 above = edge.rules[place + 1 :]
-                rule.reader = _reader(above or [first.get(edge.target, Rule())])
+                rule.reader = _reader(above) if above else at_end
         for lower, upper in pairwise(edge.rules):
             if isinstance(lower, GatedLayer) and isinstance(upper, GatedLayer):
                 lower.held_above = upper.held_below = lower.held == upper.held

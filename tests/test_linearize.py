@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fastjac
-from fastjac import checks, reference, workspace
+from fastjac import checks, native, reference, workspace
+from fastjac.rules.gated import GatedLayer, Reader
 
 DOUBLE = torch.float64
 
@@ -277,3 +278,35 @@ def test_a_fallback_names_the_module_the_line_and_the_caller() -> None:
     with pytest.warns(UserWarning, match=r"module 0\.1 \(Cumprod\)") as record:
         fastjac.jacobian_penalty(model, x)
     assert record[0].filename == __file__
+
+
+class Shortcut(nn.Module):
+    """Rows of one activation are read by a convolution and by the sum around it."""
+
+    def __init__(self, shortcut_first: bool) -> None:
+        super().__init__()
+        self.shortcut_first = shortcut_first
+        self.before = nn.Conv2d(1, 4, 3, padding=1)
+        self.inner = nn.Conv2d(4, 4, 3, padding=1)
+        self.outer = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4 * 36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.before(x))
+        b = self.outer(F.relu(self.inner(a)))
+        joined = a + b if self.shortcut_first else b + a
+        return self.head(F.relu(joined).flatten(1))
+
+
+@pytest.mark.skipif(not native.available(), reason="needs the native kernels")
+@pytest.mark.parametrize("shortcut_first", [False, True])
+def test_tangents_are_laid_out_for_the_gated_layer_beside_a_shortcut(
+    shortcut_first: bool,
+) -> None:
+    leaf, logits = leaf_and_logits(Shortcut(shortcut_first), torch.rand(2, 1, 6, 6))
+    gated = [
+        rule
+        for rule in fastjac.linearize(logits, leaf).rules
+        if isinstance(rule, GatedLayer)
+    ]
+    assert gated[0].reader is Reader.GATED
