@@ -54,7 +54,7 @@ def conv2(
     route = Route(index, planes, 2)
     gate = Gate(before, planes, step=True)
     packed = Packed(layer, planes, 49)
-    live = Live.listed(
+    live = Live(
         packed.geometry,
         planes,
         pooled.shape,
@@ -79,7 +79,8 @@ def conv2(
     for y in range(14):
         inside[y] = sum(0 <= y + a - 2 < 14 for a in range(5))
     taps = inside.outer(inside).flatten()
-    entries = (live.starts[:, 1:] - live.starts[:, :-1]).sum(0).cpu()
+    starts = live.listing.starts
+    entries = (starts[:, 1:] - starts[:, :-1]).sum(0).cpu()
     return float(2 * rows * 32 * (entries * taps).sum()) / taken / 1e9
 
 

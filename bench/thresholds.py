@@ -68,7 +68,7 @@ def gated_layer(
 ) -> GatedLayer:
     """The native rule for a layer and the gate behind it."""
     packed = Packed(layer, shape, shape[2:].numel())
-    live = Live.listed(
+    live = Live(
         packed.geometry,
         shape,
         shape,

@@ -13,7 +13,7 @@ from fastjac.rules.head import GatedHead
 #: Bytes of the rows of one chunk, over all values of the network together, that are
 #: best for speed. Gated kernels want what they read again soon to stay in the cache;
 #: where all products are dense, what counts is to call them less often.
-CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
+CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 1 << 30}
 DENSE_CHUNK_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 
 

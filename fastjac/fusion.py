@@ -214,7 +214,7 @@ def _gated(
         return None
     entries = planes if isinstance(pool, Average) else out_shape
     packed = Packed(layer, planes, entries[2:].numel())
-    live = Live.listed(
+    live = Live(
         packed.geometry,
         planes,
         out_shape,

@@ -15,7 +15,7 @@ from fastjac.precision import HALF
 
 if TYPE_CHECKING:
     from fastjac.rules.layout import InputLayout
-    from fastjac.rules.live import Live
+    from fastjac.rules.live import Listing, Live
 
 #: The most taps that a window may have (``kMostTaps`` in csrc/cpu/gated_conv.h).
 MOST_TAPS = 256
@@ -64,29 +64,31 @@ def conv_geometry(
 
 def live_list(
     live: Live,
+    listing: Listing,
     *,
     gate: Tensor | None,
     step: bool,
     pooled_gate: Tensor | None,
     pooled_step: bool,
 ) -> None:
-    """Fill the list of a convolution's live outputs from its gates and routes.
+    """List a convolution's live outputs from its gates and routes.
 
     Args:
-        live: holds the arrays to fill.
+        live: what stands behind the convolution.
+        listing: the arrays to fill.
         gate: (N, C, ...) at the layer's outputs, or None for all open.
         step: whether ``gate`` opens where it is positive; else it is a factor.
         pooled_gate: the same behind the pool.
         pooled_step: the same for ``pooled_gate``.
     """
-    arrays = native.bindings_of(live.factors).LiveArrays(
-        **_addresses(live),
+    arrays = native.bindings_of(live.like).LiveArrays(
+        **_addresses(live, listing),
         gate=_address(gate),
         step=step,
         pooled_gate=_address(pooled_gate),
         pooled_step=pooled_step,
     )
-    if native.on_gpu(live.factors):
+    if native.on_gpu(live.like):
         native_conv_gpu.live_list(live, arrays)
         return
     module = native.module()
@@ -98,26 +100,26 @@ def live_list(
     module.live_list(
         arrays=arrays,
         open=opened.data_ptr(),
-        **native.launch_arguments(live.factors),
+        **native.launch_arguments(listing.factors),
     )
 
 
 def live_arrays(live: Live) -> Any:
     """Return the addresses of a list's arrays as the bindings want them."""
-    return native.bindings_of(live.factors).LiveArrays(**_addresses(live))
+    return native.bindings_of(live.like).LiveArrays(**_addresses(live, live.listing))
 
 
-def _addresses(live: Live) -> dict[str, Any]:
+def _addresses(live: Live, listing: Listing) -> dict[str, Any]:
     return {
         "geometry": live.geometry,
         "samples": live.samples,
         "route": _address(live.route),
-        "starts": live.starts.data_ptr(),
-        "channels": live.channels.data_ptr(),
-        "sources": live.sources.data_ptr(),
-        "factors": live.factors.data_ptr(),
-        "positions": _address(live.positions),
-        "offsets": live.offsets.data_ptr(),
+        "starts": listing.starts.data_ptr(),
+        "channels": listing.channels.data_ptr(),
+        "sources": listing.sources.data_ptr(),
+        "factors": listing.factors.data_ptr(),
+        "positions": _address(listing.positions),
+        "offsets": listing.offsets.data_ptr(),
         "window_y": live.window[0],
         "window_x": live.window[1],
         "scale": live.scale,
@@ -133,7 +135,7 @@ def live_rows(live: Live, rows: Tensor, compact: Tensor, *, gather: bool) -> Non
     Raises:
         ValueError: the dtypes or devices differ.
     """
-    _same_kind(live.factors, rows, compact)
+    _same_kind(live.like, rows, compact)
     bindings = native.bindings_of(rows)
     stride = rows.stride()
     place = bindings.RowsPlace(
@@ -170,16 +172,16 @@ def live_pull(
     Raises:
         ValueError: the dtypes or devices differ.
     """
-    _same_kind(live.factors, weight, compact, out)
+    _same_kind(live.like, weight, compact, out)
     inputs, channels = weight.shape
     native.module().live_pull(
         weight=weight.data_ptr(),
-        starts=live.starts.data_ptr(),
-        channels=live.channels.data_ptr(),
+        starts=live.listing.starts.data_ptr(),
+        channels=live.listing.channels.data_ptr(),
         compact=compact.data_ptr(),
-        below_starts=below.starts.data_ptr(),
-        below_channels=below.channels.data_ptr(),
-        below_sources=below.sources.data_ptr(),
+        below_starts=below.listing.starts.data_ptr(),
+        below_channels=below.listing.channels.data_ptr(),
+        below_sources=below.listing.sources.data_ptr(),
         out=out.data_ptr(),
         samples=live.samples,
         channel_count=channels,
@@ -216,7 +218,7 @@ def gated_conv(
     Raises:
         ValueError: the dtypes or devices differ.
     """
-    _same_kind(live.factors, weight, compact, input)
+    _same_kind(live.like, weight, compact, input)
     module = native.module()
     module.gated_conv(
         arrays=live.arrays,
@@ -261,7 +263,7 @@ def gated_head(
         ValueError: the dtypes or devices differ.
     """
     step, live = (gate, None) if isinstance(gate, Tensor) else (None, gate)
-    _same_kind(weight, rows, input, gate if isinstance(gate, Tensor) else gate.factors)
+    _same_kind(weight, rows, input, gate if isinstance(gate, Tensor) else gate.like)
     module = native.module()
     row_count, samples, channels = input.shape
     units = rows.shape[1]
@@ -280,9 +282,9 @@ def gated_head(
         weight=weight.data_ptr(),
         rows=rows.data_ptr(),
         input=layout.origin(input),
-        starts=0 if live is None else live.starts.data_ptr(),
-        samples=0 if live is None else live.channels.data_ptr(),
-        factors=0 if live is None else live.factors.data_ptr(),
+        starts=0 if live is None else live.listing.starts.data_ptr(),
+        samples=0 if live is None else live.listing.channels.data_ptr(),
+        factors=0 if live is None else live.listing.factors.data_ptr(),
         gate=_address(step),
         members=members.data_ptr(),
         weight_gradient=weight_gradient.data_ptr(),

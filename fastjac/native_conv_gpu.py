@@ -33,14 +33,14 @@ def compact_stride(row_count: int, like: Tensor) -> int:
 
 def live_list(live: Live, arrays: Any) -> None:
     """Fill the list of live outputs."""
-    bindings = native.bindings_of(live.factors)
+    bindings = native.bindings_of(live.like)
     segments = bindings.live_segments(live.geometry, live.samples)
     counters = live.samples * live.geometry.pixels * segments
-    cursors = live.starts.new_empty(counters)
+    cursors = live.like.new_empty(counters, dtype=torch.int32)
     bindings.live_list(
         arrays=arrays,
         cursors=cursors.data_ptr(),
-        **native.launch_arguments(live.factors),
+        **native.launch_arguments(live.like),
     )
 
 

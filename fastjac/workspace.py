@@ -66,7 +66,9 @@ class Pool:
             ]
             block = min(fitting, key=Tensor.numel, default=None)
             if block is None:
-                block = torch.empty(size, dtype=torch.uint8)
+                # Rounded up, so that it fits chunks of a few samples more as well.
+                step = max(ALIGNMENT, 1 << (size.bit_length() - 4))
+                block = torch.empty(-(-size // step) * step, dtype=torch.uint8)
             else:
                 self.free = [other for other in self.free if other is not block]
         weakref.finalize(owner, self._take_back, block).atexit = False

@@ -47,7 +47,16 @@ def test_a_pool_does_not_lend_much_more_than_was_asked_for() -> None:
     pool.borrow(1 << 20, owner)
     del owner
     gc.collect()
-    assert pool.borrow(100, Owner()).numel() == 100
+    assert 100 <= pool.borrow(100, Owner()).numel() < 200
+
+
+def test_a_lent_block_fits_chunks_of_a_sample_more() -> None:
+    pool = Pool()
+    owner = Owner()
+    address = pool.borrow(83 * 1000, owner).data_ptr()
+    del owner
+    gc.collect()
+    assert pool.borrow(84 * 1000, Owner()).data_ptr() == address
 
 
 def test_a_pool_keeps_no_more_than_its_bound() -> None:

@@ -92,11 +92,23 @@ class GatedLayer(Rule):
         return pulled[..., : rows.shape[0]].permute(2, 0, 1)
 
     def push(self, tangents: Tensor) -> Tensor:
+        layout = InputLayout(self.packed, tangents.shape[0])
+        size = (self.live.entries, layout.compact_stride)
+        return self._push(tangents, workspace.empty(size, self._hold(tangents)))
+
+    def push_adding(
+        self, tangents: Tensor, rows: Tensor, sums: Sums, own: bool
+    ) -> Tensor:
+        (total,) = sums
+        if total is None:
+            return self.push(tangents)
+        return self._push(tangents, self._add_gradient(rows, tangents, total))
+
+    def _push(self, tangents: Tensor, compact: Tensor) -> Tensor:
+        """Push by way of ``compact``, memory for the live entries."""
         count, samples = tangents.shape[:2]
         layout = InputLayout(self.packed, count)
         tangents = self._hold(tangents)
-        size = (self.live.entries, layout.compact_stride)
-        compact = workspace.empty(size, tangents)
         self.run_pass("push", layout, compact, layout.of(tangents))
         pushed = self._pushed(tangents, count, samples)
         self.live.scatter(compact, pushed)
@@ -104,13 +116,16 @@ class GatedLayer(Rule):
 
     def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
         (total,) = sums
-        if total is None:
-            return
+        if total is not None:
+            self._add_gradient(rows, tangents, total)
+
+    def _add_gradient(self, rows: Tensor, tangents: Tensor, total: Sum) -> Tensor:
+        """Add the gradient; return the memory of the live entries' rows, now free."""
         layout = InputLayout(self.packed, rows.shape[0])
-        self.run_pass(
-            "weight", layout, self._gather(rows), layout.of(self._hold(tangents)), total
-        )
+        compact = self._gather(rows)
+        self.run_pass("weight", layout, compact, layout.of(self._hold(tangents)), total)
         self._gathered = None
+        return compact
 
     def narrow(self, samples: Samples) -> GatedLayer:
         live = self.live.narrow(samples)

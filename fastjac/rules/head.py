@@ -112,6 +112,4 @@ class GatedHead(Rule):
         values = self.gate.values.expand(samples, units).reshape(shape)
         gate = Gate(values, shape, self.gate.step)
         like = self.logits.weight
-        return Live.listed(
-            geometry, shape, shape, gate, None, None, like, positions=False
-        )
+        return Live(geometry, shape, shape, gate, None, None, like, positions=False)

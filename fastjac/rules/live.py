@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -15,32 +16,63 @@ from fastjac.rules.base import Samples
 from fastjac.rules.pooling import Average, Route
 
 
-class Live:
-    """Which outputs are alive, sorted by the pixel that they come from.
+class Listing:
+    """The arrays of the struct ``LiveList`` in csrc/cpu/live_list.h, samples first.
 
-    ``out_shape`` is (n, C, ...) behind the pool. The arrays are those of the struct
-    ``LiveList`` in csrc/cpu/live_list.h, each with the samples in dimension 0.
+    They are made without contents, for ``outputs`` entries of each sample, in lent
+    memory; on a GPU, in torch's.
     """
 
-    geometry: Any
-    out_shape: torch.Size
-    starts: Tensor
-    channels: Tensor
-    sources: Tensor
-    offsets: Tensor
-    factors: Tensor
-    positions: Tensor | None
-    route: Tensor | None
-    #: Of the average pool behind the layer, if there is one, and an element's weight.
-    window: tuple[int, int] = (1, 1)
-    scale: float = 1.0
-    #: The list that this one is a part of: its memory is lent for its lifetime.
-    whole: Live | None = None
-    #: The part that was taken last, and of which samples: two rules may hold it.
-    _part: tuple[Samples, weakref.ref[Live]] | None = None
+    def __init__(
+        self, samples: int, outputs: int, pixels: int, like: Tensor, positions: bool
+    ) -> None:
+        entries, starts = samples * outputs, samples * (pixels + 1)
+        words = [entries * like.itemsize // 4, *(3 + positions) * [entries], starts]
+        size = 4 * sum(words)
+        if like.device.type == "cpu":
+            block = workspace.lists.borrow(size, self)
+        else:
+            block = like.new_empty(size, dtype=torch.uint8)
+        arrays = block[:size].view(torch.int32).split(words)
+        rows = [array.view(samples, -1) for array in arrays]
+        self.factors = rows[0].view(like.dtype)
+        self.channels, self.sources, self.offsets = rows[1:4]
+        self.positions = rows[4] if positions else None
+        self.starts = rows[-1]
+        #: What this one is a part of: its memory is lent for its lifetime.
+        self.whole: Listing | None = None
 
-    @staticmethod
-    def listed(
+    def narrow(self, samples: Samples) -> Listing:
+        """Return the part of a range of samples."""
+        part = copy(self)
+        part.whole = self
+        for name in ("starts", "channels", "sources", "offsets", "factors"):
+            setattr(part, name, samples.of(getattr(self, name)))
+        if self.positions is not None:
+            part.positions = samples.of(self.positions)
+        return part
+
+
+class Live:
+    """Which outputs of a layer are alive, sorted by the pixel that they come from.
+
+    They are listed when a pass first asks, so that a chunk of samples lists its own
+    alone, in memory that the next chunk uses again.
+
+    Args:
+        geometry: from `native_conv.conv_geometry`.
+        planes: (n, C, ...) before the pool.
+        out_shape: (n, C, ...) behind it.
+        gate: before the pool, or None.
+        pool: a max pool, or an average whose windows are apart, or None.
+        pooled_gate: behind the pool, or None.
+        like: a tensor of the rows' dtype and device.
+        positions: whether to list the entry of each output too, which passes whose
+            vectors hold rows need, and all of those for a GPU.
+    """
+
+    def __init__(
+        self,
         geometry: Any,
         planes: torch.Size,
         out_shape: torch.Size,
@@ -50,55 +82,42 @@ class Live:
         like: Tensor,
         *,
         positions: bool,
-    ) -> Live:
-        """List the live outputs of a layer.
-
-        Args:
-            geometry: from `native_conv.conv_geometry`.
-            planes: (n, C, ...) before the pool.
-            out_shape: (n, C, ...) behind it.
-            gate: before the pool, or None.
-            pool: a max pool, or an average whose windows are apart, or None.
-            pooled_gate: behind the pool, or None.
-            like: a tensor of the rows' dtype and device.
-            positions: whether to list the entry of each output too, which passes
-                whose vectors hold rows need, and all of those for a GPU.
-        """
-        live = Live()
-        live.geometry, live.out_shape = geometry, out_shape
-        live._lay_out(like, positions)
-        live.route = pool.index.contiguous() if isinstance(pool, Route) else None
+    ) -> None:
+        self.geometry, self.planes, self.out_shape = geometry, planes, out_shape
+        self.gate, self.pool, self.pooled_gate = gate, pool, pooled_gate
+        self.like, self.positions = like, positions
+        #: Of the average pool behind the layer, if there is one, and an element's
+        #: weight.
+        self.window, self.scale = (1, 1), 1.0
         if isinstance(pool, Average):
-            live.window, live.scale = _pair(pool.window), pool.scale
-        native_conv.live_list(
-            live,
-            gate=_full(gate, planes, like.dtype),
-            step=gate is not None and gate.step,
-            pooled_gate=_full(pooled_gate, out_shape, like.dtype),
-            pooled_step=pooled_gate is not None and pooled_gate.step,
-        )
-        return live
+            self.window, self.scale = _pair(pool.window), pool.scale
+        #: The part that was taken last, and of which samples: two rules may hold it.
+        self._part: tuple[Samples, weakref.ref[Live]] | None = None
 
-    def _lay_out(self, like: Tensor, positions: bool) -> None:
-        """Lay the arrays out in lent memory, of 32-bit words; on a GPU, in torch's."""
-        samples, channels = self.out_shape[:2]
-        entries = samples * channels * self.geometry.pooled_pixels
-        starts = samples * (self.geometry.pixels + 1)
-        words = [entries * like.itemsize // 4, *(3 + positions) * [entries], starts]
-        if like.device.type == "cpu":
-            block = workspace.lists.borrow(4 * sum(words), self)
-        else:
-            block = like.new_empty(4 * sum(words), dtype=torch.uint8)
-        arrays = block[: 4 * sum(words)].view(torch.int32).split(words)
-        rows = [array.view(samples, -1) for array in arrays]
-        self.factors = rows[0].view(like.dtype)
-        self.channels, self.sources, self.offsets = rows[1:4]
-        self.positions = rows[4] if positions else None
-        self.starts = rows[-1]
+    @cached_property
+    def route(self) -> Tensor | None:
+        """Where each output behind a max pool comes from, contiguous."""
+        return self.pool.index.contiguous() if isinstance(self.pool, Route) else None
+
+    @cached_property
+    def listing(self) -> Listing:
+        """The list itself."""
+        outputs = self.out_shape[1] * self.geometry.pooled_pixels
+        pixels = self.geometry.pixels
+        room = Listing(self.samples, outputs, pixels, self.like, self.positions)
+        native_conv.live_list(
+            self,
+            room,
+            gate=_full(self.gate, self.planes, self.like.dtype),
+            step=self.gate is not None and self.gate.step,
+            pooled_gate=_full(self.pooled_gate, self.out_shape, self.like.dtype),
+            pooled_step=self.pooled_gate is not None and self.pooled_gate.step,
+        )
+        return room
 
     @cached_property
     def arrays(self) -> Any:
-        """The addresses of the arrays, as the kernels' bindings take them."""
+        """The addresses of the list's arrays, as the kernels' bindings take them."""
         return native_conv.live_arrays(self)
 
     @property
@@ -109,31 +128,33 @@ class Live:
     @property
     def entries(self) -> int:
         """The number of entries that there is room for: as many as outputs."""
-        return self.channels.numel()
+        return self.samples * self.out_shape[1] * self.geometry.pooled_pixels
 
     def narrow(self, samples: Samples) -> Live:
-        """Return the list of a range of samples."""
+        """Return the outputs of a range of samples, listed if these are."""
         if self._part is not None and self._part[0] is samples:
             part = self._part[1]()
             if part is not None:
                 return part
-        live = Live()
-        live.geometry = self.geometry
-        live.whole = self
-        for name in ("starts", "channels", "sources", "offsets", "factors"):
-            setattr(live, name, samples.of(getattr(self, name)))
-        live.positions = None
-        if self.positions is not None:
-            live.positions = samples.of(self.positions)
-        live.route = None if self.route is None else samples.of(self.route)
-        live.out_shape = torch.Size((live.starts.shape[0], *self.out_shape[1:]))
-        live.window, live.scale = self.window, self.scale
+        count = samples.stop - samples.start
+        live = Live(
+            self.geometry,
+            torch.Size((count, *self.planes[1:])),
+            torch.Size((count, *self.out_shape[1:])),
+            None if self.gate is None else self.gate.narrow(samples),
+            self.pool.narrow(samples) if isinstance(self.pool, Route) else self.pool,
+            None if self.pooled_gate is None else self.pooled_gate.narrow(samples),
+            self.like,
+            positions=self.positions,
+        )
+        if "listing" in vars(self):
+            live.listing = self.listing.narrow(samples)
         self._part = samples, weakref.ref(live)
         return live
 
     def share(self) -> float:
         """Return the share of the outputs behind the pool that are live."""
-        return int(self.starts[:, -1].sum()) / max(1, self.entries)
+        return self._count() / max(1, self.entries)
 
     def gather(self, rows: Tensor, compact: Tensor) -> None:
         """Copy rows (R, n, C, ...) times the gates to live entries."""
@@ -145,15 +166,16 @@ class Live:
 
     def expected_density(self) -> float:
         """Return `density`, or on a GPU a bound that nobody has to wait for."""
-        if self.factors.device.type == "cpu":
+        if self.like.device.type == "cpu":
             return self.density()
         return self.geometry.pooled_pixels / self.geometry.pixels
 
     def density(self) -> float:
         """Return the share of the layer's outputs, before the pool, that are live."""
-        live = int(self.starts[:, -1].sum())
-        outputs = self.samples * self.out_shape[1] * self.geometry.pixels
-        return live / outputs
+        return self._count() / (self.samples * self.out_shape[1] * self.geometry.pixels)
+
+    def _count(self) -> int:
+        return int(self.listing.starts[:, -1].sum())
 
 
 def _pair(window: tuple[int, ...]) -> tuple[int, int]:
