@@ -54,6 +54,15 @@ def paper(
         float,
         typer.Option(min=0.0, help="Weight of the Jacobian penalty; 0 as above."),
     ] = 0.0,
+    share: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of a batch that FGSM perturbs in adversarial training; 0 as"
+            " above.",
+        ),
+    ] = 0.0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
     verify: Annotated[
         bool, typer.Option(help="Insist on the published files, by checksums.")
@@ -76,6 +85,7 @@ def paper(
         only=[name.strip() for name in only.split(",") if name.strip()],
         steps=steps or None,
         lam=lam or None,
+        share=share or None,
         processes=jobs,
         device=str(device_of(device)),
         verify=verify,

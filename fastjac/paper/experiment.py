@@ -51,6 +51,7 @@ def reproduce(
     only: Sequence[str] = (),
     steps: int | None = None,
     lam: float | None = None,
+    share: float | None = None,
     processes: int = 1,
     device: str = "auto",
     verify: bool = True,
@@ -73,6 +74,8 @@ def reproduce(
         only: keys of rows, names of groups, or "cost", to run these only.
         steps: steps of post-processing instead of the preset's.
         lam: weight of the Jacobian penalty instead of the preset's.
+        share: share of a batch that FGSM perturbs in rows with adversarial training,
+            instead of the preset's.
         processes: jobs at once.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
         verify: insist on the published files, by their checksums.
@@ -91,7 +94,7 @@ def reproduce(
         RunError: a worker process died.
     """
     _check(dataset, preset, processes)
-    recipe, changes = _changed(recipe or RECIPES[dataset, preset], steps, lam)
+    recipe, changes = _changed(recipe or RECIPES[dataset, preset], steps, lam, share)
     source = Source(Path(data), dataset, verify)
     images = source.open()
     jobs = plan(recipe, images, range(recipe.seeds if seeds is None else seeds))
@@ -127,7 +130,7 @@ def _check(dataset: str, preset: str, processes: int) -> None:
 
 
 def _changed(
-    recipe: Recipe, steps: int | None, lam: float | None
+    recipe: Recipe, steps: int | None, lam: float | None, share: float | None
 ) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe with other values, and the options that say so."""
     words: list[str] = []
@@ -141,6 +144,11 @@ def _changed(
             raise ValueError(f"lam (={lam}) must be positive")
         recipe = replace(recipe, lams={**recipe.lams, "jacobian": lam})
         words += ["--lam", f"{lam:g}"]
+    if share is not None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share (={share}) must be above 0 and at most 1")
+        recipe = replace(recipe, share=share)
+        words += ["--share", f"{share:g}"]
     return recipe, tuple(words)
 
 

@@ -43,8 +43,10 @@ _MNIST_QUICK = replace(
     _MNIST,
     options={"init": "torch"},
     train=Phase(1_200, 64, 1e-3, weight_decay=1e-3, final=0.02),
-    harden=Phase(600, 32, 1e-3, weight_decay=1e-3, final=0.02),
-    lams={"jacobian": 0.15, "cross-lipschitz": 4.5e-4, "input-gradient": 5.0},
+    harden=Phase(
+        1_500, 32, 1e-3, weight_decay=1e-3, final=0.02, dropout=False, penalised=0.25
+    ),
+    lams={"jacobian": 0.2, "cross-lipschitz": 6e-4, "input-gradient": 8.0},
     share=0.1,
     measure=replace(
         _MNIST.measure,

@@ -6,12 +6,14 @@ The recipes themselves are in `fastjac.paper.presets`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 
@@ -28,6 +30,8 @@ class Phase:
         weight_decay: weight c of c/2 ||W||^2 in the loss, over the weights W of all
             layers but the last, as in the paper's released code.
         final: the last learning rate as a share of the first; 1 for a constant one.
+        dropout: whether the network's dropout is on.
+        penalised: share of a batch's images, the first ones, that a penalty sees.
     """
 
     steps: int
@@ -36,6 +40,21 @@ class Phase:
     optimizer: str = "adam"
     weight_decay: float = 0.0
     final: float = 1.0
+    dropout: bool = True
+    penalised: float = 1.0
+
+    @contextmanager
+    def dropping(self, model: nn.Module) -> Iterator[None]:
+        """Context with the model's dropout as this phase has it."""
+        layers = [m for m in model.modules() if isinstance(m, _DropoutNd)]
+        before = [layer.p for layer in layers]
+        try:
+            for layer in layers:
+                layer.p = layer.p if self.dropout else 0.0
+            yield
+        finally:
+            for layer, p in zip(layers, before, strict=True):
+                layer.p = p
 
     def optimizer_of(self, model: nn.Module) -> Callable[..., Optimizer]:
         """A function that makes the phase's optimizer over the model's parameters."""

@@ -196,7 +196,16 @@ def _phase(phase: Phase) -> str:
     return (
         f"{phase.steps:,} steps of {phase.batch} images, {phase.optimizer}, learning"
         f" rate {phase.lr:g} falling to {phase.rate(phase.steps):g}{decay}"
+        f"{_apart(phase)}"
     )
+
+
+def _apart(phase: Phase) -> str:
+    """What a phase does differently from the paper's."""
+    dropout = "" if phase.dropout else ", dropout off"
+    if phase.penalised == 1:
+        return dropout
+    return f"{dropout}, penalties of the first {phase.penalised:.0%} of a batch"
 
 
 def _markdown_table(table: Table) -> list[str]:

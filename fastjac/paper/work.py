@@ -16,7 +16,7 @@ from fastjac import models
 from fastjac.data import ImageData
 from fastjac.harden import TrainingResult
 from fastjac.paper import costs
-from fastjac.paper.defences import PENALTIES
+from fastjac.paper.defences import PENALTIES, of_first
 from fastjac.paper.jobs import Job
 from fastjac.paper.measures import measure
 from fastjac.paper.recipes import Phase
@@ -102,27 +102,27 @@ class Work:
     ) -> TrainingResult:
         row = job.row
         name = row.penalty if row is not None else None
-        penalty, options = PENALTIES[name] if name else (None, {})
+        penalty = of_first(phase.penalised, PENALTIES[name]) if name else None
         data = self.images.train
         sampler = RandomSampler(data, num_samples=phase.steps * phase.batch)
         loader = DataLoader(data, batch_size=phase.batch, sampler=sampler)
-        return fastjac.harden(
-            network,
-            Watched(loader, "training", self.report, self.stop),
-            penalty=penalty,
-            penalty_options=options,
-            lam=row.lam if row is not None else 0.0,
-            epochs=1,
-            optimizer=phase.optimizer_of(network),
-            adversarial=row.share if row is not None else 0.0,
-            eps=job.eps or 0.1,
-            bounds=(0.0, 1.0),
-            checkpoint=kept,
-            checkpoint_every=CHECKPOINT_STEPS,
-            resume="auto",
-            progress=False,
-            seed=job.seed,
-        )
+        with phase.dropping(network):
+            return fastjac.harden(
+                network,
+                Watched(loader, "training", self.report, self.stop),
+                penalty=penalty,
+                lam=row.lam if row is not None else 0.0,
+                epochs=1,
+                optimizer=phase.optimizer_of(network),
+                adversarial=row.share if row is not None else 0.0,
+                eps=job.eps or 0.1,
+                bounds=(0.0, 1.0),
+                checkpoint=kept,
+                checkpoint_every=CHECKPOINT_STEPS,
+                resume="auto",
+                progress=False,
+                seed=job.seed,
+            )
 
     def _measured(self, job: Job, network: models.Network) -> dict[str, Any]:
         accuracy = self.accuracy(network, self.images.test)
