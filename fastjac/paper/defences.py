@@ -118,6 +118,9 @@ PENALTIES: Mapping[str, Penalty] = {
 }
 """What each name in a row stands for."""
 
+ONE_ROW = ("input-gradient", "projection")
+"""Those that take one row an image, so that all images of a batch can be afforded."""
+
 FORMULAS = {
     "jacobian": "lam * sqrt(mean_i ||J(x_i)||_F^2), eq. 4 over sqrt(N)",
     "cross-lipschitz": "lam * mean_i sum_jk ||J_j(x_i) - J_k(x_i)||^2, eq. 6",

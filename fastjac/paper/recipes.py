@@ -31,7 +31,8 @@ class Phase:
             layers but the last, as in the paper's released code.
         final: the last learning rate as a share of the first; 1 for a constant one.
         dropout: whether the network's dropout is on.
-        penalised: share of a batch's images, the first ones, that a penalty sees.
+        penalised: share of a batch's images, the first ones, that penalties see which
+            take several rows an image.
     """
 
     steps: int

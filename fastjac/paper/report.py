@@ -205,7 +205,10 @@ def _apart(phase: Phase) -> str:
     dropout = "" if phase.dropout else ", dropout off"
     if phase.penalised == 1:
         return dropout
-    return f"{dropout}, penalties of the first {phase.penalised:.0%} of a batch"
+    return (
+        f"{dropout}, penalties of several rows an image on the first"
+        f" {phase.penalised:.0%} of a batch"
+    )
 
 
 def _markdown_table(table: Table) -> list[str]:

@@ -16,7 +16,7 @@ from fastjac import models
 from fastjac.data import ImageData
 from fastjac.harden import TrainingResult
 from fastjac.paper import costs
-from fastjac.paper.defences import PENALTIES, of_first
+from fastjac.paper.defences import ONE_ROW, PENALTIES, of_first
 from fastjac.paper.jobs import Job
 from fastjac.paper.measures import measure
 from fastjac.paper.recipes import Phase
@@ -102,7 +102,9 @@ class Work:
     ) -> TrainingResult:
         row = job.row
         name = row.penalty if row is not None else None
-        penalty = of_first(phase.penalised, PENALTIES[name]) if name else None
+        penalty = PENALTIES[name] if name else None
+        if penalty is not None and name not in ONE_ROW:
+            penalty = of_first(phase.penalised, penalty)
         data = self.images.train
         sampler = RandomSampler(data, num_samples=phase.steps * phase.batch)
         loader = DataLoader(data, batch_size=phase.batch, sampler=sampler)
