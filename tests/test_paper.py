@@ -340,6 +340,8 @@ def test_options_change_the_recipe_and_are_in_the_commands(tiny_data, tmp_path):
     assert "| Jacobian regularization | not run | 98.44 |" in text
     with pytest.raises(ValueError, match="steps .=0. must be at least 1"):
         reproduce(tiny_data, tmp_path, steps=0)
+    with pytest.raises(ValueError, match="one of full, quick for cifar-10"):
+        experiment.reproduce(tiny_data, "cifar-10", tmp_path, preset="medium")
     with pytest.raises(ValueError, match="share .=2. must be above 0 and at most 1"):
         reproduce(tiny_data, tmp_path, share=2)
 

@@ -19,7 +19,7 @@ from fastjac.paper.signals import Stopped
 from fastjac.paper.source import TITLES, Source
 from fastjac.paper.store import Store, alone
 
-PRESETS = ("full", "quick")
+PRESETS = ("full", "medium", "quick")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def reproduce(
         data: folder with the data set's original files, or with a folder of its name.
         dataset: "mnist", "fashion-mnist" or "cifar-10".
         out: folder for results, networks and the report.
-        preset: "full" or "quick".
+        preset: one of `PRESETS`.
         seeds: how many seeds of the main rows; None for the preset's.
         only: keys of rows, names of groups, or "cost", to run these only.
         steps: steps of post-processing instead of the preset's.
@@ -123,8 +123,11 @@ def reproduce(
 def _check(dataset: str, preset: str, processes: int) -> None:
     if dataset not in TITLES:
         raise ValueError(f"dataset (={dataset!r}) must be one of {', '.join(TITLES)}")
-    if preset not in PRESETS:
-        raise ValueError(f"preset (={preset!r}) must be one of {', '.join(PRESETS)}")
+    known = [name for name in PRESETS if (dataset, name) in RECIPES]
+    if preset not in known:
+        raise ValueError(
+            f"preset (={preset!r}) must be one of {', '.join(known)} for {dataset}"
+        )
     if processes < 1:
         raise ValueError(f"processes (={processes}) must be at least 1")
 

@@ -1,7 +1,8 @@
 """The recipes by data set and preset.
 
-``full`` is the schedule of the paper and its released code, meant for a GPU; ``quick``
-keeps the shape of the comparison within minutes on two cores.
+``full`` is the schedule of the paper and its released code, meant for a GPU; ``medium``
+comes near the paper's numbers within hours on two cores; ``quick`` keeps the shape of
+the comparison within minutes.
 """
 
 from __future__ import annotations
@@ -64,7 +65,19 @@ _MNIST_QUICK = replace(
     note="A quick preset: few steps of small batches at a higher learning rate. The"
     " released code takes 20,001 and 4,500 steps of 500 images at 1e-4. The first"
     " weights are torch's: those of the paper, a normal of 0.1, take a schedule as long"
-    " as that to wear down, and leave a less robust network where it is short.",
+    " as that to wear down, and leave a less robust network where it is short."
+    " Post-processing leaves dropout off, which gains accuracy and robustness in so few"
+    " steps, and penalises a quarter of each batch.",
+)
+
+_MNIST_MEDIUM = replace(
+    _MNIST_QUICK,
+    harden=replace(_MNIST_QUICK.harden, steps=4_000, batch=64),
+    share=0.25,
+    seeds=3,
+    groups=("main", "lambda"),
+    note="Between the others: as `quick`, but post-processing sees five times as many"
+    " images, a ninth of the released code's.",
 )
 
 _CIFAR = Recipe(
@@ -117,7 +130,9 @@ _CIFAR_QUICK = replace(
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("mnist", "full"): _MNIST,
     ("mnist", "quick"): _MNIST_QUICK,
+    ("mnist", "medium"): _MNIST_MEDIUM,
     ("fashion-mnist", "full"): replace(_MNIST, note=""),
+    ("fashion-mnist", "medium"): _MNIST_MEDIUM,
     ("fashion-mnist", "quick"): _MNIST_QUICK,
     ("cifar-10", "full"): _CIFAR,
     ("cifar-10", "quick"): _CIFAR_QUICK,
