@@ -1,4 +1,4 @@
-"""Wrapper of the kernels that reduce rows to norms on a GPU; see csrc/cuda."""
+"""Wrappers of the kernels that reduce rows to norms; see csrc/*/squared_norms.*."""
 
 from __future__ import annotations
 
@@ -10,9 +10,66 @@ from torch import Tensor
 from fastjac import native
 
 
+def squared_norms(rows: Tensor, weights: Tensor | None = None) -> Tensor:
+    r"""Squared norm of each sample's rows, accumulated in float64.
+
+    $$norms_n = \sum_r weights_r \sum_m rows_{rnm}^2$$
+
+    The result does not depend on the number of threads.
+
+    Args:
+        rows: (R, N, ...), float32 or float64, contiguous.
+        weights: (R,) float64, or None for all ones.
+
+    Returns:
+        (N,), float64.
+
+    Raises:
+        RuntimeError: there are no native kernels for that device.
+        ValueError: a tensor does not fit.
+
+    Example:
+        >>> if native.available():
+        ...     print(squared_norms(torch.ones(3, 2, 4)).tolist())
+        ... else:
+        ...     print([12.0, 12.0])
+        [12.0, 12.0]
+    """
+    module = native.kernels(rows)
+    if rows.dim() < 2:
+        raise ValueError(f"`rows` must be (R, N, ...), got {tuple(rows.shape)}")
+    row_count, samples = rows.shape[:2]
+    if weights is not None:
+        native.kernels(weights)
+        if weights.shape != (row_count,) or weights.dtype != torch.float64:
+            raise ValueError(
+                f"`weights` must be ({row_count},) float64, one for each row, "
+                f"got {tuple(weights.shape)} {weights.dtype}"
+            )
+        if weights.device != rows.device:
+            raise ValueError(
+                f"`weights` is on {weights.device} but `rows` is on {rows.device}"
+            )
+    row_length = rows[0, 0].numel() if samples and row_count else 0
+    pieces = -(-row_length // module.SQUARED_NORMS_PIECE)
+    partials = rows.new_empty(samples * row_count * pieces, dtype=torch.float64)
+    norms = rows.new_empty(samples, dtype=torch.float64)
+    module.squared_norms(
+        rows=rows.data_ptr(),
+        weights=0 if weights is None else weights.data_ptr(),
+        partials=partials.data_ptr(),
+        norms=norms.data_ptr(),
+        row_count=row_count,
+        samples=samples,
+        row_length=row_length,
+        **native.launch_arguments(rows),
+    )
+    return norms
+
+
 @dataclass
 class Totals:
-    """Squared norms of samples and what their sum is, on the device.
+    """Squared norms of samples and what their sum is, on a GPU.
 
     Args:
         samples: how many.

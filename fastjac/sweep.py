@@ -10,7 +10,6 @@ by the chunk and not by N or K.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from fastjac.budget import shrunk
 from fastjac.checks import check_seeds
 from fastjac.chunks import Chunk, chunks
 from fastjac.edges import Edge
+from fastjac.gradients import Gradients
 from fastjac.joins import Joins
 from fastjac.linearization import Linearization
 from fastjac.norms import Norms
@@ -27,59 +27,14 @@ from fastjac.retry import in_chunks
 from fastjac.rules.base import (
     Rule,
     Samples,
-    Sum,
     is_marked_identity,
     marked_identity,
     repeats,
 )
 from fastjac.seeds import is_identity
 
-#: Elements of weight gradients that may wait in parts (`Sum.parts`): 128 MiB of floats.
-MOST_IN_PARTS = 32 << 20
-
 #: The rows at the output of each rule whose weights get a gradient.
 Kept = dict[tuple[int, int], Tensor]
-
-
-@dataclass
-class Gradients:
-    """Running sums of the gradients with respect to weights."""
-
-    #: Identities of the weights whose gradient is wanted.
-    wanted: set[int]
-    sums: dict[int, Sum] = field(default_factory=dict)
-
-    def of(self, rule: Rule, samples: Samples | None) -> list[Sum | None]:
-        """Return where the gradients of a rule's weights are to be added."""
-        return [self._sum(rule, weight, samples) for weight in rule.weights]
-
-    def _sum(self, rule: Rule, weight: Tensor, samples: Samples | None) -> Sum | None:
-        if id(weight) not in self.wanted:
-            return None
-        total = self.sums.setdefault(id(weight), Sum())
-        if not rule.per_sample_weights or samples is None:
-            return total
-        whole = total.value
-        if whole is None:
-            whole = torch.zeros_like(weight)
-            total.add(whole)
-        return Sum(samples.of(whole))
-
-    def settle(self) -> None:
-        """Add up what waits in parts, if that takes much memory."""
-        waiting = (total.parts for total in self.sums.values())
-        if sum(len(parts) for parts in waiting if parts is not None) > MOST_IN_PARTS:
-            self.finish()
-
-    def finish(self) -> None:
-        """Add up what waits in parts, all of it at once."""
-        waiting = [total for total in self.sums.values() if total.parts is not None]
-        Sum.add_parts(waiting)
-
-    def result(self, weight: Tensor) -> Tensor | None:
-        """Return the gradient of one weight, None if it was not wanted."""
-        total = self.sums.get(id(weight))
-        return None if total is None else total.value
 
 
 class Sweep:

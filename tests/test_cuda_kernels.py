@@ -14,7 +14,7 @@ from cuda_standin.device import Device
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastjac import gate_pool, native
+from fastjac import gate_pool, native, native_norms
 
 DTYPES = [np.float32, np.float64]
 
@@ -410,7 +410,9 @@ def test_wrappers_agree_with_torch(on_standin: None, dtype: torch.dtype) -> None
     # <unpool(rows), tangents> = <rows, pool(tangents)>
     torch.testing.assert_close((unpooled * tangents).sum(), (rows * pushed).sum())
 
-    norms = native.squared_norms(tangents, torch.arange(10.0, dtype=torch.float64))
+    norms = native_norms.squared_norms(
+        tangents, torch.arange(10.0, dtype=torch.float64)
+    )
     squares = tangents.double().square().sum((2, 3, 4))
     torch.testing.assert_close(norms, torch.arange(10.0, dtype=torch.float64) @ squares)
 
@@ -418,8 +420,8 @@ def test_wrappers_agree_with_torch(on_standin: None, dtype: torch.dtype) -> None
 def test_wrappers_take_empty_tensors(on_standin: None) -> None:
     rows = torch.randn(4, 0, 3)
     assert gate_pool.gate_rows(rows, rows[0], positive=True).shape == (4, 0, 3)
-    assert native.squared_norms(rows).shape == (0,)
-    assert native.squared_norms(torch.empty(0, 2, 3)).tolist() == [0, 0]
+    assert native_norms.squared_norms(rows).shape == (0,)
+    assert native_norms.squared_norms(torch.empty(0, 2, 3)).tolist() == [0, 0]
 
 
 def test_wrappers_name_what_does_not_fit(on_standin: None) -> None:
@@ -442,7 +444,7 @@ def test_wrappers_name_what_does_not_fit(on_standin: None) -> None:
     with pytest.raises(ValueError, match=r"`spatial` \(=4\) must be 1, 2 or 3"):
         gate_pool.pool_tangents(rows, indices, 4)
     with pytest.raises(ValueError, match=r"`weights` must be \(2,\) float64"):
-        native.squared_norms(rows, torch.ones(3, dtype=torch.float64))
+        native_norms.squared_norms(rows, torch.ones(3, dtype=torch.float64))
 
 
 def test_without_a_gpu_the_cuda_wrappers_say_so() -> None:

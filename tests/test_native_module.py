@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastjac
-from fastjac import native
+from fastjac import native, native_norms
 from fastjac._version import __interface__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,9 +127,9 @@ def test_every_instruction_set_can_be_chosen_and_agrees(isa: str) -> None:
     if isa not in native.supported_isas():
         pytest.skip(f"this machine cannot run {isa}")
     code = """
-import torch, fastjac.native as native
+import torch, fastjac.native as native, fastjac.native_norms as native_norms
 rows = torch.arange(1, 1 + 3 * 2 * 20011, dtype=torch.float32).reshape(3, 2, -1).sin()
-print(native.isa(), *native.squared_norms(rows).tolist())
+print(native.isa(), *native_norms.squared_norms(rows).tolist())
 """
     done = run(code, FASTJAC_ISA=isa)
     assert done.returncode == 0, done.stderr
@@ -222,7 +222,7 @@ def test_squared_norms_are_exact_and_do_not_depend_on_threads(
         results = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(native.squared_norms(rows, weights))
+            results.append(native_norms.squared_norms(rows, weights))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(results[0], other) for other in results)
