@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import time
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +15,23 @@ from torch import Tensor, nn
 import fastjac
 from fastjac import fewer_rows, native
 from fastjac.cli import main
+from fastjac.rules.gated import GatedLayer
 
 
 def wide() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 5), nn.Linear(5, 20))
+
+
+def deep() -> nn.Sequential:
+    """Two gated convolutions, so that tangents are pushed through the first."""
+    return nn.Sequential(
+        nn.Conv2d(2, 16, 3),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 16, 4),
+    )
 
 
 def test_operations_and_bytes_are_those_of_the_products() -> None:
@@ -50,6 +65,24 @@ def test_profile_divides_the_time() -> None:
     assert all(time >= 0 for time in times)
     assert "of time" in str(fastjac.explain(model, x, profile=True))
     assert all(step.time is None for step in fastjac.explain(model, x).steps)
+
+
+@pytest.mark.parametrize("slow", ["run_pass", "_pushed"])
+def test_profile_counts_a_push_that_comes_with_a_gradient(
+    slow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native.available():
+        pytest.skip(f"no native kernels: {native.why_not()}")
+    whole = getattr(GatedLayer, slow)
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        time.sleep(0.1)
+        return whole(*args, **options)
+
+    monkeypatch.setattr(GatedLayer, slow, slowly)
+    steps = fastjac.explain(deep(), images(5, torch.float32), profile=True).steps
+    gated = [step.time for step in steps if "gated" in step.runs and step.time]
+    assert sum(gated) > 0.8
 
 
 def test_it_says_when_fewer_rows_do(monkeypatch: pytest.MonkeyPatch) -> None:
