@@ -15,7 +15,10 @@ from checks import compare, seeded_build
 from nets import images, mlp, small_conv
 
 import fastjac
-from fastjac import budget, chunks
+from fastjac import budget, chunks, native
+from fastjac.edges import Edge
+from fastjac.rules.gated import GatedLayer
+from fastjac.rules.head import GatedHead
 from fastjac.sweep import Sweep
 
 HERE = Path(__file__).parent
@@ -123,6 +126,29 @@ def test_what_is_free_is_the_least_of_all_limits(
     assert budget._left_in_group(str(tmp_path)) == 600_000
     (tmp_path / "memory.max").write_text("max\n")
     assert budget._left_in_group(str(tmp_path)) is None
+
+
+def test_a_chunk_lists_the_live_outputs_of_its_own_samples_alone() -> None:
+    if not native.available():
+        pytest.skip(f"no native kernels: {native.why_not()}")
+    sweep = sweep_of(chunk=8)
+    gated = [
+        rule.hidden if isinstance(rule, GatedHead) else rule
+        for rule in sweep.linearization.rules
+        if isinstance(rule, GatedLayer | GatedHead)
+    ]
+    listed = []
+    whole = [layer.live for layer in gated]
+    narrowed = sweep.linearization.narrowed
+
+    def watched(start: int, stop: int) -> list[Edge]:
+        listed.append(stop - start)
+        return narrowed(start, stop)
+
+    sweep.linearization.narrowed = watched  # type: ignore[method-assign]
+    sweep.squared_norms_and_gradients(sweep.linearization.weights, False)
+    assert gated and listed == [2, 2, 2]
+    assert all("listing" not in vars(live) for live in whole)
 
 
 # ---- measured
