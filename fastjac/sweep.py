@@ -33,8 +33,9 @@ from fastjac.rules.base import (
 )
 from fastjac.seeds import is_identity
 
-#: The rows at the output of each rule whose weights get a gradient.
-Kept = dict[tuple[int, int], Tensor]
+#: The rows at the output of each rule whose weights get a gradient, by edge and rule,
+#: and whether nothing else holds their memory.
+Kept = dict[tuple[int, int], tuple[Tensor, bool]]
 
 
 class Sweep:
@@ -175,7 +176,7 @@ class Sweep:
             for r in reversed(range(len(edge.rules))):
                 rule = edge.rules[r]
                 if _wants(rule, wanted):
-                    kept[e, r] = rows
+                    kept[e, r] = rows, own
                     own = False
                 total = joins.open(edge.source) if r == 0 else None
                 if total is not None:
@@ -214,11 +215,11 @@ class Sweep:
             for r, rule in enumerate(edge.rules[: needed[e]]):
                 ends = needed[e] <= r + 1
                 total = joins.open(edge.target) if r == last and not ends else None
-                rows = kept.pop((e, r), None)
-                if rows is not None:
+                if (e, r) in kept:
+                    rows, spare = kept.pop((e, r))
                     sums = gradients.of(rule, None if whole else samples)
                     if not ends and total is None:
-                        current = rule.push_adding(current, rows, sums, own)
+                        current = rule.push_adding(current, rows, sums, own, spare)
                         own = own or not rule.moves
                         gradients.settle()
                         continue

@@ -77,7 +77,9 @@ def test_rule_is_the_same_in_one_pass_whatever_the_layout(
     )
     wanted = (rows * tangents).sum(0), factor.detach() * tangents
     given, total = tangents.clone(), Sum()
-    pushed = Scale(factor, torch.Size(shape)).push_adding(given, rows, [total], own)
+    pushed = Scale(factor, torch.Size(shape)).push_adding(
+        given, rows, [total], own, spare=False
+    )
     torch.testing.assert_close(total.value, wanted[0], rtol=1e-14, atol=1e-14)
     assert torch.equal(pushed, wanted[1])
     assert pushed.stride() == given.stride()

@@ -136,7 +136,7 @@ class Scale(Elementwise):
             total.add(product.to(self.values.dtype))
 
     def push_adding(
-        self, tangents: Tensor, rows: Tensor, sums: Sums, own: bool
+        self, tangents: Tensor, rows: Tensor, sums: Sums, own: bool, spare: bool
     ) -> Tensor:
         (total,) = sums
         if total is not None and self.values.shape == rows.shape[1:]:
@@ -149,7 +149,7 @@ class Scale(Elementwise):
                 gradient = scale_push(moved[0], moved[1], factor, moved[2])
                 total.add(gradient.movedim(-1, 1) if last else gradient)
                 return out
-        return super().push_adding(tangents, rows, sums, own)
+        return super().push_adding(tangents, rows, sums, own, spare)
 
     def narrow(self, samples: Samples) -> Scale:
         narrowed = Scale(samples.of_broadcast(self.values, len(self.shape)), self.shape)

@@ -75,9 +75,12 @@ class Rule:
         """
 
     def push_adding(
-        self, tangents: Tensor, rows: Tensor, sums: Sums, own: bool
+        self, tangents: Tensor, rows: Tensor, sums: Sums, own: bool, spare: bool
     ) -> Tensor:
-        """Add `weight_gradients` and return `push`, `overwrite` if they are ``own``."""
+        """Add `weight_gradients` and return `push`, `overwrite` if they are ``own``.
+
+        The result may take the memory of the rows if that is ``spare``.
+        """
         self.weight_gradients(rows, tangents, sums)
         return self.overwrite(tangents, up=True) if own else self.push(tangents)
 

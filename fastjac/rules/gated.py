@@ -97,20 +97,23 @@ class GatedLayer(Rule):
         return self._push(tangents, workspace.empty(size, self._hold(tangents)))
 
     def push_adding(
-        self, tangents: Tensor, rows: Tensor, sums: Sums, own: bool
+        self, tangents: Tensor, rows: Tensor, sums: Sums, own: bool, spare: bool
     ) -> Tensor:
         (total,) = sums
         if total is None:
             return self.push(tangents)
-        return self._push(tangents, self._add_gradient(rows, tangents, total))
+        compact = self._add_gradient(rows, tangents, total)
+        return self._push(tangents, compact, rows if spare else None)
 
-    def _push(self, tangents: Tensor, compact: Tensor) -> Tensor:
-        """Push by way of ``compact``, memory for the live entries."""
+    def _push(
+        self, tangents: Tensor, compact: Tensor, room: Tensor | None = None
+    ) -> Tensor:
+        """Push by way of ``compact``, memory for the live entries, to ``room``."""
         count, samples = tangents.shape[:2]
         layout = InputLayout(self.packed, count)
         tangents = self._hold(tangents)
         self.run_pass("push", layout, compact, layout.of(tangents))
-        pushed = self._pushed(tangents, count, samples)
+        pushed = self._pushed(tangents, count, samples, room)
         self.live.scatter(compact, pushed)
         return pushed if self.held_above else self._let_go(pushed)
 
@@ -209,13 +212,20 @@ class GatedLayer(Rule):
             ),
         )
 
-    def _pushed(self, like: Tensor, count: int, samples: int) -> Tensor:
+    def _pushed(
+        self, like: Tensor, count: int, samples: int, room: Tensor | None
+    ) -> Tensor:
         """Return tangents (R, n, C, ...) behind the pool, to be filled where alive.
 
         The kernel writes zeros elsewhere, on a GPU not in the padding behind channels.
+        The tangents take ``room`` if it is laid out as they shall be.
         """
         shape = (count, samples, *self.live.out_shape[1:])
+        if room is not None and (room.shape != shape or room.dtype != like.dtype):
+            room = None
         if self.reader is Reader.OTHER:
+            if room is not None and room.is_contiguous():
+                return room
             return workspace.empty(shape, like)
         channels, pixels = shape[2], prod(shape[3:])
         flat = self.reader is Reader.FLAT
@@ -223,11 +233,13 @@ class GatedLayer(Rule):
         stride = self.packed.channel_stride(row)
         channel, pixel = (pixels, 1) if flat else (1, count * stride)
         sample = count * stride if flat else pixels * pixel
+        spatial = [pixel * prod(shape[d + 1 :]) for d in range(3, len(shape))]
+        strides = (stride, sample, channel, *spatial)
+        if room is not None and room.stride() == strides:
+            return room
         whole = stride == row or not self.packed.on_gpu
         make = workspace.empty if whole else workspace.zeros
         block = make((samples * sample,), like)
-        spatial = [pixel * prod(shape[d + 1 :]) for d in range(3, len(shape))]
-        strides = (stride, sample, channel, *spatial)
         return block.as_strided(shape, strides, block.storage_offset())
 
 
