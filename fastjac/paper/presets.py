@@ -47,7 +47,7 @@ _MNIST_QUICK = replace(
     harden=Phase(
         1_500, 32, 1e-3, weight_decay=1e-3, final=0.02, dropout=False, penalised=0.25
     ),
-    lams={"jacobian": 0.2, "cross-lipschitz": 1e-3, "input-gradient": 10.0},
+    lams={"jacobian": 0.2, "cross-lipschitz": 1.3e-3, "input-gradient": 10.0},
     share=0.1,
     measure=replace(
         _MNIST.measure,
