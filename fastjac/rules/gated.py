@@ -102,6 +102,9 @@ class GatedLayer(Rule):
         (total,) = sums
         if total is None:
             return self.push(tangents)
+        # Once for both passes; what is laid out already is not copied again.
+        layout = InputLayout(self.packed, tangents.shape[0])
+        tangents = layout.of(self._hold(tangents))
         compact = self._add_gradient(rows, tangents, total)
         return self._push(tangents, compact, rows if spare else None)
 

@@ -188,10 +188,7 @@ class InputLayout:
         """Return rows to be written for the samples of ``like``; a frame is zero."""
         samples = like.shape[1]
         make = workspace.zeros if self.corner else workspace.empty
-        rows = self._view(make((samples * self.sample,), like), samples)
-        if self.corner:
-            rows.framed = True  # type: ignore[attr-defined]
-        return rows
+        return self._view(make((samples * self.sample,), like), samples)
 
     def of(self, tangents: Tensor) -> Tensor:
         """Return tangents in this layout, copied only if they are in another."""
@@ -206,10 +203,14 @@ class InputLayout:
         return rows.data_ptr() - self.corner * rows.itemsize
 
     def _view(self, buffer: Tensor, samples: int) -> Tensor:
+        """Return rows in a buffer, which is zero if there is to be a frame."""
         spatial = self.packed.in_shape[3 - self.packed.rank :]
         shape = (self.count, samples, self.packed.in_channels, *spatial)
         start = buffer.storage_offset() + self.corner
-        return buffer.as_strided(shape, self.strides, start)
+        rows = buffer.as_strided(shape, self.strides, start)
+        if self.corner:
+            rows.framed = True  # type: ignore[attr-defined]
+        return rows
 
     def _holds(self, tensor: Tensor) -> bool:
         """Whether a tensor has these strides, and the padding and frame around it.
