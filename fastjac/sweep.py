@@ -69,9 +69,8 @@ class Sweep:
             device=lin.device,
         )
         for chunk, edges in self._pieces():
-            rows, _ = self._pull(chunk, edges, set())
             part = pulled[chunk.start : chunk.stop, chunk.first : chunk.last]
-            part.copy_(rows.transpose(0, 1))
+            part.copy_(self._pull(chunk, edges, set())[0].transpose(0, 1))
         return pulled
 
     @in_chunks
@@ -79,8 +78,7 @@ class Sweep:
         """Return ``sum_r ||row_r(x_i)||^2``, (N,), in float32 or wider."""
         norms = self._norms()
         for chunk, edges in self._pieces():
-            rows, _ = self._pull(chunk, edges, set())
-            norms.add(chunk, rows)
+            norms.add(chunk, self._pull(chunk, edges, set())[0])
         return norms.each
 
     @in_chunks
@@ -138,11 +136,15 @@ class Sweep:
             top = self._push(chunk, edges, start, kept, gradients, seeds_wanted)
             if seeds_gradient is not None and top is not None:
                 self._add_seeds_gradient(seeds_gradient, chunk, top)
+            del rows, start, top
         gradients.finish()
         return [gradients.result(weight) for weight in wanted], seeds_gradient
 
     def _pieces(self) -> Iterator[tuple[Chunk, list[Edge]]]:
-        """Yield each chunk with the edges of its samples; then its memory is reused."""
+        """Yield each chunk with the edges of its samples; then its memory is reused.
+
+        Nobody may hold on to it then: an arena that has to grow is made anew.
+        """
         previous = (-1, -1)
         edges: list[Edge] = []
         for chunk in self.chunks:
@@ -151,6 +153,8 @@ class Sweep:
                 previous = (chunk.start, chunk.stop)
                 edges = self.linearization.narrowed(*previous)
             yield chunk, edges
+            for rule in (rule for edge in edges for rule in edge.rules):
+                rule.release()
 
     def shrink(self) -> None:
         """Go on with smaller chunks, after memory has run out; say so."""

@@ -20,6 +20,9 @@ from torch import Tensor
 
 #: The most bytes that a thread's arena, and the pool, keep when nobody uses them.
 KEPT_BYTES = 256 << 20
+#: From how many chunks on a sweep's arena is not kept for the next one: to fault it in
+#: again takes little of their time, and the backward pass that follows has the room.
+MANY_CHUNKS = 4
 #: Cache lines; every tensor begins on one.
 ALIGNMENT = 64
 
@@ -31,9 +34,12 @@ class Arena:
         self.blocks: list[Tensor] = []
         self.used = 0
         self.open = False
+        #: How often this sweep has wound it back: once before each chunk.
+        self.rewinds = 0
 
     def rewind(self) -> None:
         """Take back everything; several blocks become one of their joint size."""
+        self.rewinds += 1
         if len(self.blocks) > 1:
             total = sum(block.numel() for block in self.blocks)
             self.blocks = []  # given back first: both together may not fit
@@ -107,9 +113,11 @@ def sweeping() -> Iterator[None]:
         _local.arena, outer = arena, _local.arena
     else:
         outer = arena
-    arena.open = True
+    arena.open, arena.rewinds = True, 0
     try:
         yield
+        if arena.rewinds >= MANY_CHUNKS:
+            arena.blocks = []
         arena.rewind()
     except BaseException:
         arena.blocks = []  # what failed may have failed for want of memory

@@ -7,11 +7,14 @@ import threading
 
 import pytest
 import torch
+from nets import images, small_conv
 from torch import nn
 
 import fastjac
 from fastjac import workspace
-from fastjac.workspace import KEPT_BYTES, Arena, Pool
+from fastjac.chunks import Chunk
+from fastjac.sweep import Sweep
+from fastjac.workspace import KEPT_BYTES, MANY_CHUNKS, Arena, Pool
 
 
 class Owner:
@@ -97,6 +100,46 @@ def test_memory_has_the_order_of_dimensions_that_it_was_asked_for() -> None:
         made = workspace.empty_as(rows)
     assert made.shape == rows.shape
     assert made.stride() == rows.stride()
+
+
+@pytest.mark.parametrize(("chunks", "kept"), [(1, True), (MANY_CHUNKS, False)])
+def test_an_arena_is_kept_for_the_next_sweep_unless_it_had_many_chunks(
+    chunks: int, kept: bool
+) -> None:
+    like = torch.empty(0)
+    with workspace.sweeping():
+        for _ in range(chunks):
+            workspace.rewind()
+            workspace.empty((10,), like)
+    assert bool(workspace._local.arena.blocks) == kept
+
+
+@pytest.mark.parametrize("method", ["pull", "squared_norms", "row_gradients"])
+def test_a_chunk_leaves_nothing_behind_that_holds_its_memory(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an arena that has to grow would be there twice."""
+    x = images(7).requires_grad_()
+    sweep = Sweep(fastjac.linearize(small_conv().double()(x), x), torch.eye(4))
+    sweep.chunks = [Chunk(0, 1, 0, 4), Chunk(1, 3, 0, 4), Chunk(3, 7, 0, 4)]
+    upstream = torch.randn(7, 4, *x.shape[1:]).double()
+    arguments = (upstream, sweep.linearization.weights, True)
+    users: list[int] = []
+    rewind = Arena.rewind
+
+    def counted(arena: Arena) -> None:
+        users.extend(map(_users, arena.blocks))
+        rewind(arena)
+
+    monkeypatch.setattr(Arena, "rewind", counted)
+    monkeypatch.setattr(workspace, "_local", workspace._Local())
+    getattr(sweep, method)(*(arguments if method == "row_gradients" else ()))
+    assert len(users) > 3, "the arena has grown"
+    assert set(users) == {_users(torch.empty(1))}
+
+
+def _users(block: torch.Tensor) -> int:
+    return int(torch._C._storage_Use_Count(block.untyped_storage()._cdata))
 
 
 @pytest.mark.parametrize("samples", [1, 2])
