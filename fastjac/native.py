@@ -12,6 +12,7 @@ Environment: `FASTJAC_DISABLE_NATIVE=1` uses torch operators only (for tests);
 import os
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -21,28 +22,7 @@ import torch
 from torch import Tensor
 
 from fastjac._version import __interface__, __version__
-
-__all__ = [
-    "Backend",
-    "available",
-    "backend",
-    "bindings_of",
-    "build_config",
-    "cuda_available",
-    "cuda_why_not",
-    "has",
-    "isa",
-    "kernels",
-    "launch_arguments",
-    "module",
-    "on_gpu",
-    "replaced",
-    "supported_isas",
-    "thread_count",
-    "usable",
-    "waits",
-    "why_not",
-]
+from fastjac.precision import HALF
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -102,15 +82,18 @@ replaced: dict[str, Backend] = {}
 
 def backend(tensor: Tensor) -> Backend | None:
     """The kernels for the device of a tensor; None if there are none."""
-    kind = tensor.device.type
+    kind = "cpu" if tensor.is_cpu else tensor.device.type
     if kind in replaced:
         return replaced[kind]
-    if kind == "cpu" and _module is not None:
-        return Backend(_module, on_gpu=False)
     if kind == "cuda" and cuda_why_not() is None:
         assert _module is not None
         return Backend(_module.cuda, on_gpu=True)
-    return None
+    return _on_cpu(_module) if kind == "cpu" else None
+
+
+@cache
+def _on_cpu(module: Any) -> Backend | None:
+    return None if module is None else Backend(module, on_gpu=False)
 
 
 def on_gpu(tensor: Tensor) -> bool:
@@ -267,7 +250,7 @@ def launch_arguments(tensor: Tensor) -> dict[str, Any]:
     """
     found = backend(tensor)
     assert found is not None
-    dtype = dtype_of(tensor)
+    dtype = _dtypes(found.bindings)[tensor.dtype]
     if not found.on_gpu:
         return {"dtype": dtype}
     if not tensor.is_cuda:
@@ -278,9 +261,15 @@ def launch_arguments(tensor: Tensor) -> dict[str, Any]:
 
 def dtype_of(tensor: Tensor) -> Any:
     """The element type of a tensor, as its kernels call it."""
-    found = backend(tensor)
-    assert found is not None
-    return getattr(found.bindings.DType, str(tensor.dtype).removeprefix("torch."))
+    return _dtypes(bindings_of(tensor))[tensor.dtype]
+
+
+@cache
+def _dtypes(bindings: Any) -> dict[torch.dtype, Any]:
+    return {
+        dtype: getattr(bindings.DType, str(dtype).removeprefix("torch."))
+        for dtype in (*_DTYPES, *HALF)
+    }
 
 
 def has(kernel: str, *tensors: Tensor) -> bool:

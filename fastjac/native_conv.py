@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastjac import native, native_conv_gpu, workspace
+from fastjac import native, native_conv_gpu
 from fastjac.precision import HALF
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def live_list(
     """
     arrays = native.bindings_of(live.like).LiveArrays(
         **_addresses(live, listing),
-        gate=_address(gate),
+        gate=address(gate),
         step=step,
-        pooled_gate=_address(pooled_gate),
+        pooled_gate=address(pooled_gate),
         pooled_step=pooled_step,
     )
     if native.on_gpu(live.like):
@@ -113,12 +113,12 @@ def _addresses(live: Live, listing: Listing) -> dict[str, Any]:
     return {
         "geometry": live.geometry,
         "samples": live.samples,
-        "route": _address(live.route),
+        "route": address(live.route),
         "starts": listing.starts.data_ptr(),
         "channels": listing.channels.data_ptr(),
         "sources": listing.sources.data_ptr(),
         "factors": listing.factors.data_ptr(),
-        "positions": _address(listing.positions),
+        "positions": address(listing.positions),
         "offsets": listing.offsets.data_ptr(),
         "window_y": live.window[0],
         "window_x": live.window[1],
@@ -135,7 +135,7 @@ def live_rows(live: Live, rows: Tensor, compact: Tensor, *, gather: bool) -> Non
     Raises:
         ValueError: the dtypes or devices differ.
     """
-    _same_kind(live.like, rows, compact)
+    same_kind(live.like, rows, compact)
     bindings = native.bindings_of(rows)
     stride = rows.stride()
     place = bindings.RowsPlace(
@@ -172,7 +172,7 @@ def live_pull(
     Raises:
         ValueError: the dtypes or devices differ.
     """
-    _same_kind(live.like, weight, compact, out)
+    same_kind(live.like, weight, compact, out)
     inputs, channels = weight.shape
     native.module().live_pull(
         weight=weight.data_ptr(),
@@ -218,7 +218,7 @@ def gated_conv(
     Raises:
         ValueError: the dtypes or devices differ.
     """
-    _same_kind(live.like, weight, compact, input)
+    same_kind(live.like, weight, compact, input)
     module = native.module()
     module.gated_conv(
         arrays=live.arrays,
@@ -231,89 +231,25 @@ def gated_conv(
         compact_stride=compact.shape[1],
         input=layout.origin(input),
         input_stride=layout.stride,
-        weight_gradient=_address(weight_gradient),
+        weight_gradient=address(weight_gradient),
         **native.launch_arguments(input),
     )
 
 
-def gated_head(
-    gate: Live | Tensor,
-    *,
-    weight: Tensor,
-    rows: Tensor,
-    input: Tensor,
-    layout: InputLayout,
-    weight_gradient: Tensor,
-) -> Tensor:
-    """Compute the gradients of a gated linear layer whose rows all samples share.
-
-    Args:
-        gate: step gates (n, H), or the live outputs of the layer by unit: the pixels
-            of that list are the units and its channels the samples.
-        weight: (1, H, stride).
-        rows: (R, H), the rows behind the gates.
-        input: tangents (R, n, I) below the layer.
-        layout: the layout that ``input`` has; vectors hold channels.
-        weight_gradient: shaped like ``weight``, added to.
-
-    Returns:
-        (R, H): the gradient with respect to ``rows``.
-
-    Raises:
-        ValueError: the dtypes or devices differ.
-    """
-    step, live = (gate, None) if isinstance(gate, Tensor) else (None, gate)
-    _same_kind(weight, rows, input, gate if isinstance(gate, Tensor) else gate.like)
-    module = native.module()
-    row_count, samples, channels = input.shape
-    units = rows.shape[1]
-    if live is not None:
-        rows = rows.t()
-    rows = rows.contiguous()
-    gradient = torch.zeros_like(rows)
-    panel = module.head_panel(
-        subsets=live is None, samples=samples, rows=row_count, units=units
-    )
-    panels = workspace.empty((module.HEAD_PARTS, panel), rows)
-    partials = workspace.zeros((module.HEAD_PARTS, *rows.shape), rows)
-    groups = -(-samples // module.HEAD_GROUP)
-    members = torch.empty(units, groups, dtype=torch.uint8)
-    module.gated_head(
-        weight=weight.data_ptr(),
-        rows=rows.data_ptr(),
-        input=layout.origin(input),
-        starts=0 if live is None else live.listing.starts.data_ptr(),
-        samples=0 if live is None else live.listing.channels.data_ptr(),
-        factors=0 if live is None else live.listing.factors.data_ptr(),
-        gate=_address(step),
-        members=members.data_ptr(),
-        weight_gradient=weight_gradient.data_ptr(),
-        partials=partials.data_ptr(),
-        panels=panels.data_ptr(),
-        sample_count=samples,
-        row_gradient=gradient.data_ptr(),
-        units=units,
-        row_count=row_count,
-        in_channels=channels,
-        stride=weight.shape[2],
-        **native.launch_arguments(rows),
-    )
-    return gradient if live is None else gradient.t()
-
-
-def _address(tensor: Tensor | None) -> int:
+def address(tensor: Tensor | None) -> int:
+    """Return where a tensor's elements begin; 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _same_kind(expected: Tensor, *tensors: Tensor) -> None:
+def same_kind(expected: Tensor, *tensors: Tensor) -> None:
     """Raise unless all are as expected; on a GPU rows may be held in fewer bits."""
-    known = {expected.dtype}
-    if expected.dtype == torch.float32 and native.on_gpu(expected):
+    dtype, device = expected.dtype, expected.device
+    if all(t.dtype == dtype and t.device == device for t in tensors):
+        return
+    known = {dtype}
+    if dtype == torch.float32 and native.on_gpu(expected):
         known = {*HALF, *known}
     alike = len({t.dtype for t in tensors}) == 1 and tensors[0].dtype in known
-    if not alike or any(t.device != expected.device for t in tensors):
+    if not alike or any(t.device != device for t in tensors):
         got = ", ".join(f"{t.dtype} on {t.device}" for t in tensors)
-        raise ValueError(
-            f"rows must be {expected.dtype} on {expected.device}, as the weights; "
-            f"got {got}"
-        )
+        raise ValueError(f"rows must be {dtype} on {device}, as the weights; got {got}")

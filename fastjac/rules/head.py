@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastjac import native_conv
+from fastjac import native_conv, native_head
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule, Samples, Sums
 from fastjac.rules.gated import GatedLayer
@@ -53,7 +53,7 @@ class GatedHead(Rule):
             return
         packed = self.hidden.packed
         weight, seeds = packed.weight(lanes_are_rows=False), rows[:, 0]
-        gradient = native_conv.gated_head(
+        gradient = native_head.gated_head(
             self._gates(rows.shape[1]),
             weight=weight,
             rows=seeds @ self.logits.weight,
