@@ -19,6 +19,10 @@ from fastjac.max_pools import native_max_pools
 
 Model = Callable[[Tensor], Tensor]
 
+#: Elements of a batch from which on faster max pools save more time than it takes to
+#: see every operator of a forward pass, some 15 us each.
+WORTH_SEEING = 4096
+
 
 def forward(
     model: Model, x: Tensor, *, shared: bool = False, in_training: bool = False
@@ -55,7 +59,8 @@ def _faster_pools(x: Tensor) -> AbstractContextManager[object]:
     Several processes' forward passes are more than operators, so they are left alone.
     """
     alone = not (distributed.is_available() and distributed.is_initialized())
-    if alone and x.device.type == "cpu" and x.dim() in (3, 4):
+    large = x.numel() >= WORTH_SEEING
+    if alone and large and x.is_cpu and x.dim() in (3, 4):
         return native_max_pools()
     return nullcontext()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -57,12 +59,12 @@ class Norms:
         assert self._norms is not None
         return poison(self._norms, self.logits)
 
-    @property
+    @cached_property
     def total(self) -> Tensor:
-        """``sum_i P_i``."""
+        """``sum_i P_i``, once all rows have been added."""
         return self.each.sum() if self._totals is None else self._totals.totals[0]
 
-    @property
+    @cached_property
     def root(self) -> Tensor:
         """The root of `total`."""
         return self.total.sqrt() if self._totals is None else self._totals.totals[1]
@@ -72,5 +74,4 @@ class Norms:
         """One over `root`, 0 at 0."""
         if self._totals is not None:
             return self._totals.totals[2]
-        total = self.total
-        return torch.where(total == 0, total, total.rsqrt())
+        return torch.where(self.root == 0, self.root, self.root.reciprocal())

@@ -9,7 +9,7 @@ is rounded once, on its way back to the half-precision copy.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ class Place:
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Return a context in which products are computed in the dtype of their factors."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
