@@ -22,7 +22,7 @@ from torch import Tensor
 KEPT_BYTES = 256 << 20
 #: From how many chunks on a sweep's arena is not kept for the next one: to fault it in
 #: again takes little of their time, and the backward pass that follows has the room.
-MANY_CHUNKS = 4
+MANY_CHUNKS = 6
 #: Cache lines; every tensor begins on one.
 ALIGNMENT = 64
 
