@@ -44,6 +44,11 @@ class Arc:
     varying: frozenset[int]
     #: What was read so far, of all arcs: a checkpoint gives a tensor only once.
     read: dict[tuple[Any, str], Any]
+    #: The node's name without its C++ namespace.
+    name: str
+    #: Shape, dtype and device of ``source`` and of ``target``, as attributes.
+    before: Any
+    after: Any
 
     def saved(self, name: str) -> Any:
         """Return what the node saved under ``name``, in the precision of rows.
@@ -65,17 +70,17 @@ class Arc:
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the rows at ``target``."""
-        return wide(meta(self.target).dtype)
+        return wide(self.after.dtype)
 
     @property
     def in_shape(self) -> torch.Size:
         """Shape of ``source``."""
-        return torch.Size(meta(self.source).shape)
+        return torch.Size(self.before.shape)
 
     @property
     def out_shape(self) -> torch.Size:
         """Shape of ``target``."""
-        return torch.Size(meta(self.target).shape)
+        return torch.Size(self.after.shape)
 
 
 def _check_memory(node: Any, saved: Any) -> None:
@@ -129,26 +134,34 @@ def arcs(logits: Tensor, x: Tensor) -> list[Arc]:
     An empty list says that ``logits`` do not depend on ``x``.
     """
     start, goal = value_of(logits), value_of(x)
-    order = _topological(start[0], goal[0])
-    dependent = _dependent(order, goal)
-    reached = {start}
+    reads = _reads(start[0], goal[0])
+    dependent = _dependent(reads, goal)
+    reached: dict[Any, set[int]] = {start[0]: {start[1]}}
     found: list[Arc] = []
     read: dict[tuple[Any, str], Any] = {}
-    for node in order:
-        if node is goal[0]:
+    for node, values in reversed(reads.items()):
+        arguments = [i for i, value in enumerate(values) if value in dependent]
+        if not arguments:
             continue
-        varying = frozenset(
-            i for i, edge in enumerate(node.next_functions) if edge in dependent
-        )
-        if not varying:
-            continue
-        targets = sorted(v[1] for v in reached if v[0] is node)
-        for output in targets:
-            for argument in sorted(varying):
-                source = node.next_functions[argument]
-                target = node, output
-                found.append(Arc(node, argument, source, target, varying, read))
-                reached.add(source)
+        varying, name = frozenset(arguments), short_name(node)
+        for output in sorted(reached[node]):
+            after = meta((node, output))
+            for argument in arguments:
+                found.append(
+                    Arc(
+                        node,
+                        argument,
+                        source=values[argument],
+                        target=(node, output),
+                        varying=varying,
+                        read=read,
+                        name=name,
+                        before=meta(values[argument]),
+                        after=after,
+                    )
+                )
+                source, number = values[argument]
+                reached.setdefault(source, set()).add(number)
     return found
 
 
@@ -166,41 +179,42 @@ def connecting_arcs(logits: Tensor, x: Tensor) -> list[Arc]:
     return found
 
 
-def _topological(start: Any, goal: Any) -> list[Any]:
-    """Return the nodes behind ``start``, each before the nodes that it reads from."""
-    order: list[Any] = []
-    seen: set[Any] = {start}
-    stack: list[tuple[Any, Iterator[Any]]] = [(start, _parents(start, goal))]
+def _reads(start: Any, goal: Any) -> dict[Any, tuple[Value, ...]]:
+    """Return what each node behind ``start`` reads, after the nodes that it reads from.
+
+    What is behind ``goal`` is left out.
+    """
+    reads: dict[Any, tuple[Value, ...]] = {}
+    seen: set[Any] = set()
+    stack: list[tuple[Any, tuple[Value, ...], Iterator[Value]]] = []
+
+    def enter(node: Any) -> None:
+        values = () if node is goal else node.next_functions
+        seen.add(node)
+        stack.append((node, values, iter(values)))
+
+    enter(start)
     while stack:
-        node, parents = stack[-1]
-        for parent in parents:
-            if parent not in seen:
-                seen.add(parent)
-                stack.append((parent, _parents(parent, goal)))
+        node, values, left = stack[-1]
+        for parent, _ in left:
+            if parent is not None and parent not in seen:
+                enter(parent)
                 break
         else:
-            order.append(node)
+            reads[node] = values
             stack.pop()
-    return order[::-1]
+    return reads
 
 
-def _parents(node: Any, goal: Any) -> Iterator[Any]:
-    if node is goal:
-        return iter(())
-    return (parent for parent, _ in node.next_functions if parent is not None)
-
-
-def _dependent(order: list[Any], goal: Value) -> set[Value]:
+def _dependent(reads: dict[Any, tuple[Value, ...]], goal: Value) -> set[Value]:
     """Return the values that depend on ``goal``, as edges that nodes may hold."""
     dependent = {goal}
     nodes: set[Any] = set()
-    for node in reversed(order):
-        if node is goal[0]:
-            continue
-        for edge in node.next_functions:
-            if edge == goal or edge[0] in nodes:
+    for node, values in reads.items():
+        for value in values:
+            if value == goal or value[0] in nodes:
                 nodes.add(node)
-                dependent.add(edge)
+                dependent.add(value)
     return dependent
 
 
@@ -213,7 +227,7 @@ def sequence_number() -> int:
 
 def find_node(logits: Tensor, name: str) -> Any:
     """Return a node behind ``logits`` by the end of its name, or None."""
-    for node in _topological(logits.grad_fn, None):
+    for node in reversed(_reads(logits.grad_fn, None)):
         if node.name().endswith(name):
             return node
     return None

@@ -19,9 +19,7 @@ from fastjac.graph import (
     Arc,
     Unsupported,
     connecting_arcs,
-    meta,
     recomputed_once,
-    short_name,
     value_of,
 )
 from fastjac.linearization import Linearization
@@ -98,20 +96,20 @@ def refuse_autograd(logits: Tensor, x: Tensor) -> None:
     """
     hidden = OPAQUE | FREED | (ONCE if torch.is_grad_enabled() else {})
     for arc in connecting_arcs(logits, x):
-        name = short_name(arc.node)
+        name = arc.name
         reason = hidden.get(name)
         if reason is not None:
             raise NotImplementedError(f"{name}: {reason}")
 
 
 def _with_batch_statistics(found: list[Arc]) -> str | None:
-    names = (short_name(a.node) for a in found if normalization.has_batch_statistics(a))
-    return next(names, None)
+    coupled = (arc.name for arc in found if normalization.has_batch_statistics(arc))
+    return next(coupled, None)
 
 
 def _edges(arc: Arc) -> list[Edge]:
     """Return what one arc contributes: mostly one edge, its rules in forward order."""
-    name = short_name(arc.node)
+    name = arc.name
     if name in OPAQUE:
         raise NotImplementedError(f"{name}: {OPAQUE[name]}")
     if name in ATTENTION:
@@ -130,8 +128,8 @@ def _rules(arc: Arc, name: str) -> list[Rule]:
         rules = [Expand(arc.in_shape, arc.out_shape), *rules]
     for rule in rules:
         rule.elements = arc.in_shape.numel()
-        rule.forward_dtype = meta(arc.target).dtype
-    source, target = Place.of(meta(arc.source)), Place.of(meta(arc.target))
+        rule.forward_dtype = arc.after.dtype
+    source, target = Place.of(arc.before), Place.of(arc.after)
     if source != target:
         rules = [Cast(source, target), *rules]
     return rules

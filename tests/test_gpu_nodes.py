@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from zoo import VisionTransformer
 
 import fastjac
-from fastjac.graph import connecting_arcs, short_name
+from fastjac.graph import connecting_arcs
 from fastjac.recipes.normalization import BATCH_NORMS
 
 linearize = importlib.import_module("fastjac.linearize")  # the function hides it
@@ -52,8 +52,8 @@ def on_gpu(monkeypatch, before: str, name: str, saved: dict[str, str]) -> list[s
     def arcs(*arguments):
         found = []
         for arc in connecting_arcs(*arguments):
-            if short_name(arc.node) == before:
-                arc = replace(arc, node=Renamed(arc.node, name, saved))
+            if arc.name == before:
+                arc = replace(arc, node=Renamed(arc.node, name, saved), name=name)
                 met.append(name)
             found.append(arc)
         return found

@@ -49,7 +49,7 @@ def batch_norm(arc: Arc) -> Rule | list[Rule]:
     if arc.saved("training"):
         inverse = arc.saved("result2").detach()
     else:
-        eps = arc.saved(BATCH_NORMS[short_name(arc.node)])
+        eps = arc.saved(BATCH_NORMS[arc.name])
         inverse = torch.rsqrt(arc.saved("running_var") + eps)
     weight = arc.saved("weight")
     with torch.enable_grad():
@@ -72,7 +72,7 @@ def _instance_norm(arc: Arc) -> list[Rule]:
 def has_batch_statistics(arc: Arc) -> bool:
     """Whether an arc is a BatchNorm in training mode, which couples the samples."""
     return (
-        short_name(arc.node) in BATCH_NORMS
+        arc.name in BATCH_NORMS
         and arc.argument == 0
         and arc.saved("training")
         and not is_instance_norm(arc)

@@ -60,13 +60,20 @@ class GatedLayer(Rule):
         #: For a linear layer: the live outputs of the gated layer right below it.
         self.below: Live | None = None
         self._gathered: tuple[Tensor, Tensor] | None = None
+        self._layouts: dict[int, InputLayout] = {}
+
+    def layout(self, count: int) -> InputLayout:
+        """Return the layout of this many rows at the input."""
+        if count not in self._layouts:
+            self._layouts[count] = InputLayout(self.packed, count)
+        return self._layouts[count]
 
     def pull(self, rows: Tensor) -> Tensor:
         if self.below is not None:
             pulled = self._pull_to_live(rows, self.below)
             if pulled is not None:
                 return pulled
-        layout = InputLayout(self.packed, rows.shape[0])
+        layout = self.layout(rows.shape[0])
         pulled = layout.empty(self._hold(rows))
         self.run_pass("pull", layout, self._gather(rows), pulled)
         return pulled if self.held_below else self._let_go(pulled)
@@ -92,7 +99,7 @@ class GatedLayer(Rule):
         return pulled[..., : rows.shape[0]].permute(2, 0, 1)
 
     def push(self, tangents: Tensor) -> Tensor:
-        layout = InputLayout(self.packed, tangents.shape[0])
+        layout = self.layout(tangents.shape[0])
         size = (self.live.entries, layout.compact_stride)
         return self._push(tangents, workspace.empty(size, self._hold(tangents)))
 
@@ -103,7 +110,7 @@ class GatedLayer(Rule):
         if total is None:
             return self.push(tangents)
         # Once for both passes; what is laid out already is not copied again.
-        layout = InputLayout(self.packed, tangents.shape[0])
+        layout = self.layout(tangents.shape[0])
         tangents = layout.of(self._hold(tangents))
         compact = self._add_gradient(rows, tangents, total)
         return self._push(tangents, compact, rows if spare else None)
@@ -113,7 +120,7 @@ class GatedLayer(Rule):
     ) -> Tensor:
         """Push by way of ``compact``, memory for the live entries, to ``room``."""
         count, samples = tangents.shape[:2]
-        layout = InputLayout(self.packed, count)
+        layout = self.layout(count)
         tangents = self._hold(tangents)
         self.run_pass("push", layout, compact, layout.of(tangents))
         pushed = self._pushed(tangents, count, samples, room)
@@ -127,7 +134,7 @@ class GatedLayer(Rule):
 
     def _add_gradient(self, rows: Tensor, tangents: Tensor, total: Sum) -> Tensor:
         """Add the gradient; return the memory of the live entries' rows, now free."""
-        layout = InputLayout(self.packed, rows.shape[0])
+        layout = self.layout(rows.shape[0])
         compact = self._gather(rows)
         self.run_pass("weight", layout, compact, layout.of(self._hold(tangents)), total)
         self._gathered = None
@@ -137,6 +144,7 @@ class GatedLayer(Rule):
         live = self.live.narrow(samples)
         narrowed = GatedLayer(self.layer, self.packed, live, self._made_of)
         narrowed.reader, narrowed.held = self.reader, self.held
+        narrowed._layouts = self._layouts
         narrowed.held_below, narrowed.held_above = self.held_below, self.held_above
         if self.below is not None:
             narrowed.below = self.below.narrow(samples)
@@ -170,7 +178,7 @@ class GatedLayer(Rule):
         """Return the rows of the live outputs; pull's are kept for the gradient."""
         if self._gathered is not None and self._gathered[0] is rows:
             return self._gathered[1]
-        stride = InputLayout(self.packed, rows.shape[0]).compact_stride
+        stride = self.layout(rows.shape[0]).compact_stride
         held = self._hold(rows)
         compact = workspace.empty((self.live.entries, stride), held)
         self.live.gather(held, compact)

@@ -9,7 +9,6 @@ from fastjac import native_conv, native_head
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule, Samples, Sums
 from fastjac.rules.gated import GatedLayer
-from fastjac.rules.layout import InputLayout
 from fastjac.rules.linear import Linear, is_shared
 from fastjac.rules.live import Live
 
@@ -42,7 +41,7 @@ class GatedHead(Rule):
 
     def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
         hidden_sum, logits_sum = sums
-        layout = InputLayout(self.hidden.packed, rows.shape[0])
+        layout = self.hidden.layout(rows.shape[0])
         if layout.lanes_are_rows or hidden_sum is None or not is_shared(rows):
             if hidden_sum is not None:
                 between = self.logits.pull(rows)
