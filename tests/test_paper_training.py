@@ -1,12 +1,17 @@
 """How the paper's rows are trained: dropout, and the penalty of a part of a batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 import fastjac
 from fastjac.paper.defences import PENALTIES, of_first
+from fastjac.paper.experiment import _changed
+from fastjac.paper.presets import RECIPES
 from fastjac.paper.recipes import Phase
+from fastjac.paper.rows import rows
 
 
 def network():
@@ -55,3 +60,16 @@ def test_at_least_one_image_is_penalised_and_at_most_all():
         penalty, _ = of_first(share, PENALTIES["jacobian"])(model, x, y)
         whole = fastjac.jacobian_penalty(model, x[:count])
         torch.testing.assert_close(penalty, whole / count**0.5)
+
+
+@pytest.mark.parametrize(
+    ("lam", "alone", "beside"), [(None, 0.4, 0.3), (0.7, 0.7, 0.7)]
+)
+def test_a_penalty_may_weigh_less_beside_adversarial_training(lam, alone, beside):
+    quick = RECIPES["mnist", "quick"]
+    lams = {**quick.lams, "jacobian": 0.4, "jacobian+adversarial": 0.3}
+    recipe, _ = _changed(replace(quick, lams=lams), None, lam, None)
+    found = {row.key: row.lam for row in rows(recipe)}
+    assert found["jacobian"] == alone
+    assert found["jacobian+adversarial"] == beside
+    assert found["cross-lipschitz"] == found["cross-lipschitz+adversarial"]

@@ -145,7 +145,8 @@ def _changed(
     if lam is not None:
         if not lam > 0:
             raise ValueError(f"lam (={lam}) must be positive")
-        recipe = replace(recipe, lams={**recipe.lams, "jacobian": lam})
+        others = {k: v for k, v in recipe.lams.items() if not k.startswith("jacobian")}
+        recipe = replace(recipe, lams={**others, "jacobian": lam})
         words += ["--lam", f"{lam:g}"]
     if share is not None:
         if not 0 < share <= 1:

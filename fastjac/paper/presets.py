@@ -73,6 +73,7 @@ _MNIST_QUICK = replace(
 _MNIST_MEDIUM = replace(
     _MNIST_QUICK,
     harden=replace(_MNIST_QUICK.harden, steps=10_000),
+    lams={**_MNIST_QUICK.lams, "jacobian": 0.23, "jacobian+adversarial": 0.2},
     share=0.25,
     eps=0.15,
     seeds=3,

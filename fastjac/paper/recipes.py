@@ -136,7 +136,8 @@ class Recipe:
         options: its options.
         train: the regular phase.
         harden: the post-processing phase.
-        lams: weight of each penalty by name.
+        lams: weight of each penalty by name; with adversarial training another one,
+            if there is one under the row's own key, ``"jacobian+adversarial"``.
         share: share of adversarial inputs in rows with adversarial training.
         eps: size of the FGSM step in training.
         lambda_sweep, share_sweep: values of the two ablations.

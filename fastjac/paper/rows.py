@@ -82,10 +82,12 @@ def _main(recipe: Recipe) -> list[Row]:
     ]
     for name, title in TITLES.items():
         alone = Row(name, title, "main", name, recipe.lams[name], 0.0, steps)
+        key = f"{name}+adversarial"
         both = replace(
             alone,
-            key=f"{name}+adversarial",
+            key=key,
             title=f"{title} & adversarial training",
+            lam=recipe.lams.get(key, alone.lam),
             share=share,
         )
         found += [alone, both]
