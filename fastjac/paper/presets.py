@@ -110,8 +110,10 @@ _CIFAR = Recipe(
 _CIFAR_QUICK = replace(
     _CIFAR,
     options={"widths": (16, 32, 64, 64), "hidden": 128},
-    train=Phase(1_000, 64, 1e-3, "rmsprop", final=0.1),
-    harden=Phase(150, 64, 3e-4, "rmsprop", final=0.1),
+    train=Phase(2_000, 64, 1e-3, "rmsprop", final=0.02, dropout=False),
+    harden=Phase(400, 64, 5e-4, "rmsprop", final=0.02, dropout=False, penalised=0.5),
+    lams={"jacobian": 0.1, "cross-lipschitz": 2e-3, "input-gradient": 1.0},
+    share=0.25,
     measure=replace(
         _CIFAR.measure,
         images=200,
