@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from fastjac import checks, sharded
+from fastjac import checks, parallel, sharded
 from fastjac.eager import uncompiled
 from fastjac.graph import find_node, sequence_number
 from fastjac.max_pools import native_max_pools
@@ -58,9 +58,8 @@ def _faster_pools(x: Tensor) -> AbstractContextManager[object]:
 
     Several processes' forward passes are more than operators, so they are left alone.
     """
-    alone = not (distributed.is_available() and distributed.is_initialized())
     large = x.numel() >= WORTH_SEEING
-    if alone and large and x.is_cpu and x.dim() in (3, 4):
+    if large and x.is_cpu and x.dim() in (3, 4) and not parallel.initialised():
         return native_max_pools()
     return nullcontext()
 

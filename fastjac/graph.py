@@ -147,21 +147,20 @@ def arcs(logits: Tensor, x: Tensor) -> list[Arc]:
         for output in sorted(reached[node]):
             after = meta((node, output))
             for argument in arguments:
-                found.append(
-                    Arc(
-                        node,
-                        argument,
-                        source=values[argument],
-                        target=(node, output),
-                        varying=varying,
-                        read=read,
-                        name=name,
-                        before=meta(values[argument]),
-                        after=after,
-                    )
+                source = values[argument]
+                arc = Arc(
+                    node,
+                    argument,
+                    source,
+                    target=(node, output),
+                    varying=varying,
+                    read=read,
+                    name=name,
+                    before=meta(source),
+                    after=after,
                 )
-                source, number = values[argument]
-                reached.setdefault(source, set()).add(number)
+                found.append(arc)
+                reached.setdefault(source[0], set()).add(source[1])
     return found
 
 

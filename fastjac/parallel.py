@@ -22,6 +22,11 @@ from torch import Tensor
 Group = Any
 
 
+def initialised() -> bool:
+    """Whether this process is one of a torch.distributed job."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def resolved(process_group: Group) -> Group:
     """Return the process group that an argument names; None for None.
 
@@ -103,7 +108,7 @@ def tied(penalty: Tensor, logits: Tensor) -> Tensor:
     their hooks, which are there; a fused penalty hands its gradients to the weights
     directly, and no gradient to biases. Without process groups nothing is done.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not initialised():
         return penalty
     if not (penalty.requires_grad and logits.requires_grad):
         return penalty

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import distributed, nn
+from torch import nn
+
+from fastjac import parallel
 
 
 @contextmanager
@@ -23,8 +25,8 @@ def gathered(model: Any) -> Iterator[None]:
     """
     # Unless this module was imported, nothing is sharded; importing it takes long.
     fsdp: Any = sys.modules.get("torch.distributed.fsdp")
-    together = distributed.is_available() and distributed.is_initialized()
-    if fsdp is None or not together or not isinstance(model, nn.Module):
+    together = fsdp is not None and parallel.initialised()
+    if not together or not isinstance(model, nn.Module):
         yield
         return
     modules = list(model.modules())
