@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from fastjac.budget import affordable
 from fastjac.linearization import Linearization
@@ -59,7 +60,10 @@ def _best_bytes(linearization: Linearization) -> int:
 
 
 def _ranges(total: int, most: int) -> Iterator[tuple[int, int]]:
-    """Split ``0:total`` into nearly equal ranges of at most ``most``."""
+    """Split ``0:total`` into nearly equal ranges of ``most`` or less, longest first.
+
+    So what a chunk takes from the arena, later chunks need no more of.
+    """
     parts = -(-total // most)
-    for part in range(parts):
-        yield part * total // parts, (part + 1) * total // parts
+    cuts = [-(-part * total // parts) for part in range(parts + 1)]
+    yield from pairwise(cuts)

@@ -143,7 +143,7 @@ class Sweep:
     def _pieces(self) -> Iterator[tuple[Chunk, list[Edge]]]:
         """Yield each chunk with the edges of its samples; then its memory is reused.
 
-        Nobody may hold on to it then: an arena that has to grow is made anew.
+        Nobody may hold on to it then: a block that has to grow is made anew.
         """
         previous = (-1, -1)
         edges: list[Edge] = []

@@ -28,33 +28,53 @@ ALIGNMENT = 64
 
 
 class Arena:
-    """Memory handed out from the front and taken back all at once."""
+    """Blocks handed out in turn and taken back all at once.
+
+    Chunks ask for the same sizes in the same order, so the first one's blocks serve
+    all; a block that is too small for a later one is made anew, alone.
+    """
 
     def __init__(self) -> None:
         self.blocks: list[Tensor] = []
-        self.used = 0
+        #: How many of them are handed out.
+        self.taken = 0
+        #: Whether all of them lie in one piece of memory.
+        self.joined = True
         self.open = False
         #: How often this sweep has wound it back: once before each chunk.
         self.rewinds = 0
 
     def rewind(self) -> None:
-        """Take back everything; several blocks become one of their joint size."""
+        """Take back everything."""
         self.rewinds += 1
-        if len(self.blocks) > 1:
-            total = sum(block.numel() for block in self.blocks)
-            self.blocks = []  # given back first: both together may not fit
-            self.blocks = [torch.empty(total, dtype=torch.uint8)]
-        self.used = 0
+        self.taken = 0
 
     def take(self, size: int) -> Tensor:
-        """Return ``size`` bytes that nobody else has until `rewind`."""
-        size = -(-size // ALIGNMENT) * ALIGNMENT
-        if not self.blocks or self.used + size > self.blocks[-1].numel():
-            self.blocks.append(torch.empty(size, dtype=torch.uint8))
-            self.used = 0
-        start = self.used
-        self.used += size
-        return self.blocks[-1][start : self.used]
+        """Return ``size`` bytes or more that nobody else has until `rewind`."""
+        place = self.taken
+        self.taken += 1
+        if place == len(self.blocks):
+            self.blocks.append(self._new(size))
+        elif self.blocks[place].numel() < size:
+            self.blocks[place] = torch.empty(0)  # given back first: both may not fit
+            self.blocks[place] = self._new(size)
+        return self.blocks[place]
+
+    def _new(self, size: int) -> Tensor:
+        self.joined = False
+        return torch.empty(-(-size // ALIGNMENT) * ALIGNMENT, dtype=torch.uint8)
+
+    def join(self) -> None:
+        """Put all blocks into one piece of memory, apart from what others allocate."""
+        if not self.joined:
+            sizes = [block.numel() for block in self.blocks]
+            self.blocks = []  # given back first, again
+            self.blocks = list(torch.empty(sum(sizes), dtype=torch.uint8).split(sizes))
+            self.joined = True
+
+    def drop(self) -> None:
+        """Give all memory back."""
+        self.blocks, self.joined = [], True
 
 
 class Pool:
@@ -116,16 +136,16 @@ def sweeping() -> Iterator[None]:
     arena.open, arena.rewinds = True, 0
     try:
         yield
-        if arena.rewinds >= MANY_CHUNKS:
-            arena.blocks = []
-        arena.rewind()
+        kept = sum(block.numel() for block in arena.blocks) <= KEPT_BYTES
+        if kept and arena.rewinds < MANY_CHUNKS:
+            arena.join()
+        else:
+            arena.drop()
     except BaseException:
-        arena.blocks = []  # what failed may have failed for want of memory
+        arena.drop()  # what failed may have failed for want of memory
         raise
     finally:
         arena.open = False
-        if sum(block.numel() for block in arena.blocks) > KEPT_BYTES:
-            arena.blocks = []
         _local.arena = outer
 
 

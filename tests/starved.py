@@ -39,10 +39,11 @@ class Starving:
         self.pushes += 1
         self.chunks.append(chunk.pairs)
         if self.pushes == self.at:
+            arena = workspace._local.arena
+            del arena.blocks[arena.taken :]  # so that more has to be allocated
             with open("/proc/self/statm") as file:
                 used = int(file.read().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), UNLIMITED[1]))
-            workspace._local.arena.used = 1 << 60  # full: more has to be allocated
         return self.push(running, chunk, *args)
 
     def noticed(self, error: BaseException) -> bool:

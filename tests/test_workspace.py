@@ -12,7 +12,7 @@ from torch import nn
 
 import fastjac
 from fastjac import workspace
-from fastjac.chunks import Chunk
+from fastjac.chunks import Chunk, chunks
 from fastjac.sweep import Sweep
 from fastjac.workspace import KEPT_BYTES, MANY_CHUNKS, Arena, Pool
 
@@ -27,9 +27,42 @@ def test_an_arena_hands_out_separate_memory_until_it_is_rewound() -> None:
     first.fill_(1)
     second.fill_(2)
     assert bool((first == 1).all())
+    addresses = [first.data_ptr(), second.data_ptr()]
     arena.rewind()
-    assert arena.take(200).numel() >= 200
-    assert len(arena.blocks) == 1, "several blocks become one"
+    assert [arena.take(size).data_ptr() for size in (100, 80)] == addresses
+
+
+def test_an_arena_makes_only_the_block_anew_that_is_too_small() -> None:
+    arena = Arena()
+    addresses = [arena.take(size).data_ptr() for size in (100, 100, 100)]
+    arena.rewind()
+    blocks = [arena.take(size) for size in (100, 1000, 100)]
+    assert blocks[1].numel() >= 1000
+    assert [blocks[0].data_ptr(), blocks[2].data_ptr()] == addresses[::2]
+
+
+def test_blocks_joined_to_one_piece_of_memory_are_still_separate() -> None:
+    arena = Arena()
+    sizes = (100, 1, 1000)
+    for size in sizes:
+        arena.take(size)
+    arena.join()
+    arena.rewind()
+    blocks = [arena.take(size) for size in sizes]
+    assert len({block.untyped_storage().data_ptr() for block in blocks}) == 1
+    for mark, block in enumerate(blocks):
+        block.fill_(mark)
+    for mark, block in enumerate(blocks):
+        assert bool((block == mark).all())
+        assert block.data_ptr() % workspace.ALIGNMENT == 0
+
+
+def test_chunks_are_cut_the_longest_first() -> None:
+    """So that no later chunk needs a larger block than the first one did."""
+    x = images(7)
+    linearization = fastjac.linearize(small_conv().double()(x.requires_grad_()), x)
+    lengths = [each.stop - each.start for each in chunks(linearization, 4, chunk=12)]
+    assert lengths == [3, 2, 2]
 
 
 def test_lent_memory_comes_back_when_its_owner_is_gone() -> None:
@@ -118,7 +151,7 @@ def test_an_arena_is_kept_for_the_next_sweep_unless_it_had_many_chunks(
 def test_a_chunk_leaves_nothing_behind_that_holds_its_memory(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else an arena that has to grow would be there twice."""
+    """Else a block that has to grow would be there twice."""
     x = images(7).requires_grad_()
     sweep = Sweep(fastjac.linearize(small_conv().double()(x), x), torch.eye(4))
     sweep.chunks = [Chunk(0, 1, 0, 4), Chunk(1, 3, 0, 4), Chunk(3, 7, 0, 4)]
@@ -134,7 +167,7 @@ def test_a_chunk_leaves_nothing_behind_that_holds_its_memory(
     monkeypatch.setattr(Arena, "rewind", counted)
     monkeypatch.setattr(workspace, "_local", workspace._Local())
     getattr(sweep, method)(*(arguments if method == "row_gradients" else ()))
-    assert len(users) > 3, "the arena has grown"
+    assert len(users) > 3, "blocks there were"
     assert set(users) == {_users(torch.empty(1))}
 
 
