@@ -346,6 +346,19 @@ def test_options_change_the_recipe_and_are_in_the_commands(tiny_data, tmp_path):
         reproduce(tiny_data, tmp_path, share=2)
 
 
+def test_groups_that_a_preset_leaves_out_can_be_asked_for(tiny_data, tmp_path):
+    recipe = replace(TINY, groups=("main",), seeds=1)
+    first = f"lambda={TINY.lambda_sweep[0]:g}"
+    for only in ("lambda", first):
+        outcome = reproduce(
+            tiny_data, tmp_path, recipe=recipe, only=[only], report_only=True
+        )
+        assert outcome.planned == 10 + len(TINY.lambda_sweep)
+        text = (tmp_path / "report.md").read_text()
+        assert "--out REPORT --only cost,main,lambda`" in text
+        assert f"--out REPORT --only {first}`" in text
+
+
 def test_the_ordering_is_told_as_it_is():
     def entries(*values):
         made = []

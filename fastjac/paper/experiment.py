@@ -71,7 +71,8 @@ def reproduce(
         out: folder for results, networks and the report.
         preset: one of `PRESETS`.
         seeds: how many seeds of the main rows; None for the preset's.
-        only: keys of rows, names of groups, or "cost", to run these only.
+        only: keys of rows, names of groups, or "cost", to run these only, also those
+            that the preset leaves out.
         steps: steps of post-processing instead of the preset's.
         lam: weight of the Jacobian penalty instead of the preset's.
         share: share of a batch that FGSM perturbs in rows with adversarial training,
@@ -97,6 +98,7 @@ def reproduce(
     recipe, changes = _changed(recipe or RECIPES[dataset, preset], steps, lam, share)
     source = Source(Path(data), dataset, verify)
     images = source.open()
+    recipe, more = _with_groups(recipe, only)
     jobs = plan(recipe, images, range(recipe.seeds if seeds is None else seeds))
     chosen = _chosen(jobs, recipe, only)
     folder = Path(out)
@@ -112,7 +114,9 @@ def reproduce(
                 run(chosen)
             except Stopped:
                 stopped = True
-        report = Report(dataset, preset, recipe, images, jobs, store.results, changes)
+        report = Report(
+            dataset, preset, recipe, images, jobs, store.results, changes, more
+        )
         files = report.write(folder)
     unique = {job.id: job for job in jobs}
     done = [job for job in unique.values() if job.id in store.results]
@@ -154,6 +158,14 @@ def _changed(
         recipe = replace(recipe, share=share)
         words += ["--share", f"{share:g}"]
     return recipe, tuple(words)
+
+
+def _with_groups(recipe: Recipe, only: Sequence[str]) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe with the groups that ``only`` asks for besides its own, and those."""
+    every = rows(replace(recipe, groups=tuple(GROUPS)))
+    asked = {row.group for row in every if {row.key, row.group} & set(only)}
+    more = tuple(g for g in GROUPS if g in asked and g not in recipe.groups)
+    return replace(recipe, groups=(*recipe.groups, *more)), more
 
 
 def _chosen(jobs: Sequence[Job], recipe: Recipe, only: Sequence[str]) -> list[Job]:

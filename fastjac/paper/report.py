@@ -39,6 +39,7 @@ class Report:
         plan: all jobs of the recipe.
         results: what is finished, by job id.
         changes: options of the command line that change the recipe.
+        more: groups of the plan that the preset leaves out.
     """
 
     dataset: str
@@ -48,6 +49,7 @@ class Report:
     plan: Sequence[Job]
     results: Results
     changes: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> list[Path]:
         """Write report.md, report.html and figures; return the paths.
@@ -76,6 +78,8 @@ class Report:
         words += [*self.changes, "--out", "REPORT"]
         if row is not None:
             words += ["--only", row.key]
+        elif self.more:
+            words += ["--only", ",".join(["cost", *self.recipe.groups])]
         return shlex.join(words)
 
     def _seeds(self) -> int:
