@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import fastjac
+from fastjac import models
 from fastjac.cli import main
 from fastjac.data import DataError
 from fastjac.paper import experiment
@@ -162,10 +163,36 @@ def test_a_finished_job_is_not_run_again(finished, tiny_data, monkeypatch):
     assert (out / "results.jsonl").read_bytes() == before
 
 
+def test_networks_are_kept_and_measured_anew_without_training(
+    tiny_data, tmp_path, monkeypatch
+):
+    images = Source(tiny_data, "mnist", verify=False).open()
+    more = replace(TINY, measure=replace(TINY.measure, images=30))
+    train, none, *_, row = jobs = _jobs(TINY, images, "none", "jacobian")
+    work = Work(tmp_path, images, torch.device("cpu"))
+    first = {job.id: work(job) for job in jobs}
+    assert first[train.id]["network"] == first[none.id]["network"]
+    monkeypatch.delattr(Work, "_train")
+    *_, again = _jobs(more, images, "none", "jacobian")
+    second = work(again)
+    assert again.id != row.id
+    assert second["measured"]["images"] == 30
+    for name in ("network", "training"):
+        assert second[name] == first[row.id][name]
+    kept, notes = models.load(tmp_path / second["network"])
+    assert notes["job"] == "jacobian, seed 0"
+    assert work.accuracy(kept, images.test) == second["measured"]["accuracy"]
+
+
+def _jobs(recipe, images, *keys):
+    """The regular training and these rows, of the first seed."""
+    train, *others = plan(recipe, images, [0])
+    return [train, *(j for j in others if j.row and j.row.key in keys)]
+
+
 def test_an_interrupted_job_ends_as_one_never_interrupted(tiny_data, tmp_path):
     images = Source(tiny_data, "mnist", verify=False).open()
-    train, *others = plan(TINY, images, [0])
-    job = next(j for j in others if j.row and j.row.key == "jacobian+adversarial")
+    train, job = _jobs(TINY, images, "jacobian+adversarial")
 
     def done(folder, stops):
         """The job's numbers, stopped at these batches, and how often it was."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -58,6 +58,13 @@ class Job:
                 described["row"].pop(name)
         text = json.dumps(described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @cached_property
+    def network_id(self) -> str:
+        """Names the network that it ends with; jobs that train alike share one."""
+        if self.phase is None and self.needs is not None:
+            return self.needs
+        return replace(self, measure=None).id
 
     @property
     def title(self) -> str:

@@ -119,12 +119,13 @@ class Report:
                     f"{training['seconds']:.0f}",
                     f"{result['seconds'] - training['seconds']:.0f}",
                     f"{on['name']}, {on['cores']} cores, {record['processes']} at once",
+                    result.get("network", ""),
                 )
             )
-        header = ("job", "steps", "training, s", "measuring, s", "on")
+        header = ("job", "steps", "training, s", "measuring, s", "on", "network")
         notes = (
             "Training over all sessions of the job, measuring in the last; it may have"
-            " shared the cores.",
+            " shared the cores. `fastjac.models.load` reads a network.",
         )
         return Table("Time of each job", header, tuple(lines), notes)
 

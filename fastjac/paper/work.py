@@ -61,19 +61,19 @@ class Work:
         else:
             network = self._network(job)
             found = {"training": self._trained(job, network)}
+            file = self.model_file(job.network_id)
+            found["network"] = file.relative_to(self.folder).as_posix()
             if found["training"]:  # its seconds count those of earlier sessions
                 begin = time.perf_counter() - found["training"]["seconds"]
-            if job.kind == "train":
-                models.save(self.model_file(job.id), network, {"seed": job.seed})
             found["measured"] = self._measured(job, network)
         found["seconds"] = round(time.perf_counter() - begin, 1)
         for path in self.folder.glob(f"checkpoints/{job.id}.*"):
             path.unlink(missing_ok=True)
         return found
 
-    def model_file(self, job_id: str) -> Path:
-        """Where the network of a job is kept."""
-        return self.folder / "models" / f"{job_id}.pt"
+    def model_file(self, network_id: str) -> Path:
+        """Where a trained network is kept."""
+        return self.folder / "models" / f"{network_id}.pt"
 
     def _checkpoint(self, job: Job, name: str) -> Path:
         return self.folder / "checkpoints" / f"{job.id}.{name}"
@@ -86,16 +86,27 @@ class Work:
         return models.create(job.network, **options).to(self.device)
 
     def _trained(self, job: Job, network: models.Network) -> dict[str, Any] | None:
-        """Train the network if the job says so; mean seconds a step and the rest."""
+        """Train the network if the job says so; mean seconds a step and the rest.
+
+        The network is kept: another job that trains alike only measures.
+        """
         if job.phase is None:
             return None
+        file = self.model_file(job.network_id)
+        if file.is_file():
+            known, notes = models.load(file)
+            if "training" in notes:
+                network.load_state_dict(known.state_dict())
+                return dict(notes["training"])
         kept = self._checkpoint(job, "trained")
-        result = self._train(job, network, job.phase, kept)
-        (record,) = result.history
-        return {
+        (record,) = self._train(job, network, job.phase, kept).history
+        training = {
             **{k: round(v, 6) for k, v in asdict(record).items()},
             "seconds_per_step": round(record.seconds / record.steps, 5),
         }
+        models.save(file, network, {"job": job.title, "training": training})
+        kept.unlink(missing_ok=True)
+        return training
 
     def _train(
         self, job: Job, network: models.Network, phase: Phase, kept: Path
