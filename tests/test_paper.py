@@ -358,15 +358,18 @@ def test_a_diverged_row_is_reported_and_the_others_run(tiny_data, tmp_path):
 
 
 def test_options_change_the_recipe_and_are_in_the_commands(tiny_data, tmp_path):
-    changes = {"steps": 3, "lam": 0.25, "share": 0.3, "report_only": True}
-    outcome = reproduce(tiny_data, tmp_path, **changes)
+    changes = {"steps": 3, "lam": 0.25, "share": 0.3, "attacked": 7}
+    outcome = reproduce(tiny_data, tmp_path, **changes, report_only=True)
     assert (outcome.finished, outcome.planned) == (0, 28)
     text = (tmp_path / "report.md").read_text()
-    assert "--steps 3 --lam 0.25 --share 0.3 --out REPORT --only jacobian`" in text
+    said = " ".join(f"--{name} {value}" for name, value in changes.items())
+    assert f"{said} --out REPORT --only jacobian`" in text
     assert "Post-processing: 3 steps of 20 images" in text
     assert "| Jacobian regularization | not run | 98.44 |" in text
     with pytest.raises(ValueError, match="steps .=0. must be at least 1"):
         reproduce(tiny_data, tmp_path, steps=0)
+    with pytest.raises(ValueError, match="attacked .=0. must be at least 1"):
+        reproduce(tiny_data, tmp_path, attacked=0)
     with pytest.raises(ValueError, match="one of full, quick for cifar-10"):
         experiment.reproduce(tiny_data, "cifar-10", tmp_path, preset="medium")
     with pytest.raises(ValueError, match="share .=2. must be above 0 and at most 1"):

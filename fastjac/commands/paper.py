@@ -63,6 +63,10 @@ def paper(
             " above.",
         ),
     ] = 0.0,
+    attacked: Annotated[
+        int,
+        typer.Option(min=0, help="Test images that all attacks see; 0 as above."),
+    ] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
     verify: Annotated[
         bool, typer.Option(help="Insist on the published files, by checksums.")
@@ -86,6 +90,7 @@ def paper(
         steps=steps or None,
         lam=lam or None,
         share=share or None,
+        attacked=attacked or None,
         processes=jobs,
         device=str(device_of(device)),
         verify=verify,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from fastjac.paper.changes import Changes, with_groups
 from fastjac.paper.jobs import Job, plan
 from fastjac.paper.presets import RECIPES
 from fastjac.paper.progress import Display
@@ -52,6 +53,7 @@ def reproduce(
     steps: int | None = None,
     lam: float | None = None,
     share: float | None = None,
+    attacked: int | None = None,
     processes: int = 1,
     device: str = "auto",
     verify: bool = True,
@@ -77,6 +79,8 @@ def reproduce(
         lam: weight of the Jacobian penalty instead of the preset's.
         share: share of a batch that FGSM perturbs in rows with adversarial training,
             instead of the preset's.
+        attacked: how many test images all attacks see, instead of the preset's; a row
+            that is trained already is only measured anew.
         processes: jobs at once.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
         verify: insist on the published files, by their checksums.
@@ -95,10 +99,11 @@ def reproduce(
         RunError: a worker process died.
     """
     _check(dataset, preset, processes)
-    recipe, changes = _changed(recipe or RECIPES[dataset, preset], steps, lam, share)
+    changes = Changes(steps, lam, share, attacked)
+    recipe = changes.applied(recipe or RECIPES[dataset, preset])
+    recipe, more = with_groups(recipe, only)
     source = Source(Path(data), dataset, verify)
     images = source.open()
-    recipe, more = _with_groups(recipe, only)
     jobs = plan(recipe, images, range(recipe.seeds if seeds is None else seeds))
     chosen = _chosen(jobs, recipe, only)
     folder = Path(out)
@@ -115,7 +120,7 @@ def reproduce(
             except Stopped:
                 stopped = True
         report = Report(
-            dataset, preset, recipe, images, jobs, store.results, changes, more
+            dataset, preset, recipe, images, jobs, store.results, changes.words, more
         )
         files = report.write(folder)
     unique = {job.id: job for job in jobs}
@@ -134,38 +139,6 @@ def _check(dataset: str, preset: str, processes: int) -> None:
         )
     if processes < 1:
         raise ValueError(f"processes (={processes}) must be at least 1")
-
-
-def _changed(
-    recipe: Recipe, steps: int | None, lam: float | None, share: float | None
-) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe with other values, and the options that say so."""
-    words: list[str] = []
-    if steps is not None:
-        if steps < 1:
-            raise ValueError(f"steps (={steps}) must be at least 1")
-        recipe = replace(recipe, harden=replace(recipe.harden, steps=steps))
-        words += ["--steps", str(steps)]
-    if lam is not None:
-        if not lam > 0:
-            raise ValueError(f"lam (={lam}) must be positive")
-        others = {k: v for k, v in recipe.lams.items() if not k.startswith("jacobian")}
-        recipe = replace(recipe, lams={**others, "jacobian": lam})
-        words += ["--lam", f"{lam:g}"]
-    if share is not None:
-        if not 0 < share <= 1:
-            raise ValueError(f"share (={share}) must be above 0 and at most 1")
-        recipe = replace(recipe, share=share)
-        words += ["--share", f"{share:g}"]
-    return recipe, tuple(words)
-
-
-def _with_groups(recipe: Recipe, only: Sequence[str]) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe with the groups that ``only`` asks for besides its own, and those."""
-    every = rows(replace(recipe, groups=tuple(GROUPS)))
-    asked = {row.group for row in every if {row.key, row.group} & set(only)}
-    more = tuple(g for g in GROUPS if g in asked and g not in recipe.groups)
-    return replace(recipe, groups=(*recipe.groups, *more)), more
 
 
 def _chosen(jobs: Sequence[Job], recipe: Recipe, only: Sequence[str]) -> list[Job]:
