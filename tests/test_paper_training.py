@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import fastjac
+from fastjac.paper.changes import Changes
 from fastjac.paper.defences import PENALTIES, of_first
-from fastjac.paper.experiment import _changed
 from fastjac.paper.presets import RECIPES
 from fastjac.paper.recipes import Phase
 from fastjac.paper.rows import rows
@@ -68,7 +68,7 @@ def test_at_least_one_image_is_penalised_and_at_most_all():
 def test_a_penalty_may_weigh_less_beside_adversarial_training(lam, alone, beside):
     quick = RECIPES["mnist", "quick"]
     lams = {**quick.lams, "jacobian": 0.4, "jacobian+adversarial": 0.3}
-    recipe, _ = _changed(replace(quick, lams=lams), None, lam, None)
+    recipe = Changes(lam=lam).applied(replace(quick, lams=lams))
     found = {row.key: row.lam for row in rows(recipe)}
     assert found["jacobian"] == alone
     assert found["jacobian+adversarial"] == beside
