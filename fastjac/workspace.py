@@ -133,7 +133,7 @@ def sweeping() -> Iterator[None]:
         _local.arena, outer = arena, _local.arena
     else:
         outer = arena
-    arena.open, arena.rewinds = True, 0
+    arena.open, arena.taken, arena.rewinds = True, 0, 0
     try:
         yield
         kept = sum(block.numel() for block in arena.blocks) <= KEPT_BYTES

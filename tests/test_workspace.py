@@ -202,3 +202,14 @@ def test_nothing_is_read_that_a_sweep_has_not_written(
         gradients[backend] = [p.grad for p in model.parameters() if p.dim() > 1]
     for fused, expected in zip(*gradients.values(), strict=True):
         torch.testing.assert_close(fused, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sweep_begins_with_all_of_the_arena(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that takes memory before its first chunk."""
+    monkeypatch.setattr(workspace, "_local", workspace._Local())
+    like, addresses = torch.empty(0), set()
+    for _ in range(3):
+        with workspace.sweeping():
+            addresses.add(workspace.empty((10,), like).data_ptr())
+    assert len(workspace._local.arena.blocks) == 1
+    assert len(addresses) <= 2, "made, then joined to one piece, then used again"
