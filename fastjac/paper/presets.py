@@ -82,6 +82,12 @@ _MNIST_MEDIUM = replace(
     " images, a quarter of the released code's.",
 )
 
+
+def _fashion(recipe: Recipe) -> Recipe:
+    """MNIST's recipe, whose input gradient would cost a tenth of the accuracy here."""
+    return replace(recipe, lams={**recipe.lams, "input-gradient": 0.3})
+
+
 _CIFAR = Recipe(
     network="cifar",
     train=Phase(20_000, 128, 1e-3, "rmsprop", final=0.01),
@@ -137,8 +143,8 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("mnist", "quick"): _MNIST_QUICK,
     ("mnist", "medium"): _MNIST_MEDIUM,
     ("fashion-mnist", "full"): replace(_MNIST, note=""),
-    ("fashion-mnist", "medium"): _MNIST_MEDIUM,
-    ("fashion-mnist", "quick"): _MNIST_QUICK,
+    ("fashion-mnist", "medium"): _fashion(_MNIST_MEDIUM),
+    ("fashion-mnist", "quick"): _fashion(_MNIST_QUICK),
     ("cifar-10", "full"): _CIFAR,
     ("cifar-10", "quick"): _CIFAR_QUICK,
 }
