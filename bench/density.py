@@ -77,7 +77,7 @@ def trained(folder: Path, quick: bool) -> str:
     images, labels = images[:count], labels[:count]
     held_out, truth = (tensor[:1000] for tensor in data.test.tensors)
     model = NETS["mnist"].build()
-    names = ["one projection", "fused"]
+    names = ["one projection", "fused", "fused with loss"]
     rows = []
     for phase in ("random weights", "trained", "hardened"):
         if phase != "random weights":
@@ -89,7 +89,7 @@ def trained(folder: Path, quick: bool) -> str:
             shares = live_shares(model, batch)
             right = (model(held_out).argmax(1) == truth).float().mean().item()
         steps = {
-            name: stepper(GROUPS["jacobian"][name].penalty, model, batch, target)
+            name: stepper(GROUPS["jacobian"][name].total, model, batch, target)
             for name in names
         }
         ms = medians(interleaved(steps, 3 if quick else 9))

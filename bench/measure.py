@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from contestants import GROUPS, Contestant, Penalty, step
+from contestants import GROUPS, Contestant, Total, step
 from nets import NETS
 from torch import Tensor, nn
 
@@ -30,14 +30,13 @@ class Error:
     gradient: float
 
 
-def values(penalty: Penalty, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The penalty and its gradient in all parameters as one vector, both float64."""
+def values(total: Total, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The penalty, and the gradient of the loss plus 1 times it, both float64."""
     torch.manual_seed(2)
-    value, _ = penalty(model, x)
+    labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    loss, value = total(model, x, labels, 1.0)
     parameters = list(model.parameters())
-    if not value.requires_grad:
-        return value.double().cpu(), torch.zeros(1, dtype=torch.float64)
-    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     flat = [
         torch.zeros(p.numel()) if g is None else g.flatten().cpu()
         for p, g in zip(parameters, gradients, strict=True)
@@ -56,12 +55,10 @@ def check(
     x = x[:CHECK_SAMPLES]
     exact = copy.deepcopy(model).double()
     value, gradient = values(contestant.reference, exact, x.double())
-    got, found = values(contestant.penalty, model, x)
+    got, found = values(contestant.total, model, x)
     error = Error(relative(got, value), relative(found, gradient))
     if not max(error.value, error.gradient) < limit:
-        raise AssertionError(
-            f"{contestant.penalty.__name__} differs from float64 by {error}"
-        )
+        raise AssertionError(f"{contestant} differs from float64 by {error}")
     return error
 
 
@@ -97,9 +94,9 @@ def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(each) for name, each in times.items()}
 
 
-def stepper(penalty: Penalty, model: nn.Module, x: Tensor, y: Tensor):
+def stepper(total: Total, model: nn.Module, x: Tensor, y: Tensor):
     """The step as a function without arguments."""
-    return lambda: step(penalty, model, x, y)
+    return lambda: step(total, model, x, y)
 
 
 def peak_memory(net: str, name: str, samples: int, classes: int = 10) -> float:
@@ -131,10 +128,10 @@ def _peak_above_plain(net: str, name: str, samples: int, classes: int) -> float:
     x, y = NETS[net].batch(samples, classes)
     contestants = GROUPS["jacobian"]
     for _ in range(2):
-        step(contestants["plain step"].penalty, model, x, y)
+        step(contestants["plain step"].total, model, x, y)
     before = _peak_kib()
     for _ in range(2):
-        step(contestants[name].penalty, model, x, y)
+        step(contestants[name].total, model, x, y)
     return (_peak_kib() - before) / 1024
 
 

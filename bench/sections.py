@@ -39,7 +39,13 @@ COMPARISONS = [
 ]
 # The vectorised routes need gigabytes on the large ones and are slower than the loop.
 WIDE = {("mnist", 500), ("cifar", 128), ("resnet18", 32)}
-ESSENTIAL = ["plain step", "autograd loop", "one projection", "fused"]
+ESSENTIAL = [
+    "plain step",
+    "autograd loop",
+    "one projection",
+    "fused",
+    "fused with loss",
+]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -81,7 +87,7 @@ def memory(folder: Path, quick: bool) -> str:
     rows = [
         [net, samples, classes, name, f"{peak_memory(net, name, samples, classes):.0f}"]
         for net, samples, classes in cases
-        for name in ("autograd loop", "one projection", "fused")
+        for name in ESSENTIAL[1:]
     ]
     for classes in () if quick else (100, 1000):
         peak = peak_memory("mnist", "fused", 64, classes)
@@ -101,12 +107,12 @@ def fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
 
 def fused_ms(cases: Sequence[tuple[int, int]], net: str, rounds: int) -> list[float]:
     """Milliseconds of the fused step for (samples, classes), interleaved."""
-    penalty = GROUPS["jacobian"]["fused"].penalty
+    total = GROUPS["jacobian"]["fused"].total
     steps = {}
     for samples, classes in cases:
         x, y = NETS[net].batch(samples, classes)
         model = NETS[net].build(classes)
-        steps[f"{samples} {classes}"] = stepper(penalty, model, x, y)
+        steps[f"{samples} {classes}"] = stepper(total, model, x, y)
     found = medians(interleaved(steps, rounds))
     return [1000 * found[f"{samples} {classes}"] for samples, classes in cases]
 

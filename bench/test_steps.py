@@ -29,7 +29,7 @@ def test_step(benchmark, net: str, group: str, name: str) -> None:
     benchmark.extra_info.update(
         value_error=error.value, gradient_error=error.gradient, samples=samples
     )
-    run = stepper(contestant.penalty, model, x, y)
+    run = stepper(contestant.total, model, x, y)
     run()
     start = time.perf_counter()
     run()

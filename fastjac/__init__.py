@@ -18,10 +18,12 @@ from fastjac.penalties import (
     jacobian_penalty,
     penalty_from_graph,
 )
+from fastjac.regularized import RegularizedLoss, regularized_loss
 from fastjac.regularizer import JacobianReg
 
 __all__ = [
     "JacobianReg",
+    "RegularizedLoss",
     "__version__",
     "attacks",
     "build_info",
@@ -38,6 +40,7 @@ __all__ = [
     "models",
     "penalty_from_graph",
     "pull",
+    "regularized_loss",
     "robustness",
     "spectral_norm",
     "train",

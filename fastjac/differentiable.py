@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from fastjac import native
 from fastjac.checks import ChunkSize, check_chunk
 from fastjac.eager import eager
 from fastjac.linearization import Linearization
@@ -73,7 +74,7 @@ def pull(
     return _Pull.apply(sweep, seeds, *linearization.weights)
 
 
-class _Context(FunctionCtx):
+class Context(FunctionCtx):
     """What the Functions below keep between forward and backward."""
 
     sweep: Sweep
@@ -88,7 +89,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: _Context, sweep: Sweep, root: bool, seeds: Tensor, *weights: Tensor
+        ctx: Context, sweep: Sweep, root: bool, seeds: Tensor, *weights: Tensor
     ) -> Tensor:
         ctx.save_for_backward(seeds, *weights)
         wanted = _wanted(ctx, sweep)
@@ -97,62 +98,68 @@ class _Total(torch.autograd.Function):
         )
         ctx.gradients = [
             seeds_gradient,
-            *_placed(ctx, sweep.linearization.weights, found),
+            *placed(ctx, sweep.linearization.weights, found),
         ]
         ctx.inverse_root = norms.inverse_root if root else None
         return norms.root if root else norms.total
 
     @staticmethod
-    def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        _ = ctx.saved_tensors  # raises if the graph has been freed
-        gradients = ctx.gradients
-        assert gradients is not None
-        kept = _graph_is_kept()
-        if not kept:
-            ctx.gradients = None
+    def backward(ctx: Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, kept = taken(ctx)
         # What was kept is half the gradient of the sum, and that of the root is
         # 1 / (2 root) of the sum's.
         inverse = ctx.inverse_root
         factor = 2 * upstream if inverse is None else inverse * upstream
-        return _returned(ctx, [None, *scaled(gradients, factor, in_place=not kept)])
+        return returned(ctx, [None, *scaled(gradients, factor, in_place=not kept)])
 
 
 class _SquaredNorms(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, sweep: Sweep, seeds: Tensor, *weights: Tensor) -> Tensor:
+    def forward(ctx: Context, sweep: Sweep, seeds: Tensor, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(seeds, *weights)
         ctx.sweep = sweep
         return sweep.squared_norms()
 
     @staticmethod
-    def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
         _ = ctx.saved_tensors  # raises if a weight was changed in place meanwhile
         sweep = ctx.sweep
         _, found, seeds_gradient = sweep.squared_norms_and_gradients(
             _wanted(ctx, sweep), ctx.needs_input_grad[1], scale=2 * upstream
         )
-        return _returned(
-            ctx, [seeds_gradient, *_placed(ctx, sweep.linearization.weights, found)]
+        return returned(
+            ctx, [seeds_gradient, *placed(ctx, sweep.linearization.weights, found)]
         )
 
 
 class _Pull(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, sweep: Sweep, seeds: Tensor, *weights: Tensor) -> Tensor:
+    def forward(ctx: Context, sweep: Sweep, seeds: Tensor, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(seeds, *weights)
         ctx.sweep = sweep
         return sweep.pull()
 
     @staticmethod
-    def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
         _ = ctx.saved_tensors  # raises if a weight was changed in place meanwhile
         sweep = ctx.sweep
         found, seeds_gradient = sweep.row_gradients(
             upstream, _wanted(ctx, sweep), ctx.needs_input_grad[1]
         )
-        return _returned(
-            ctx, [seeds_gradient, *_placed(ctx, sweep.linearization.weights, found)]
+        return returned(
+            ctx, [seeds_gradient, *placed(ctx, sweep.linearization.weights, found)]
         )
+
+
+def taken(ctx: Context) -> tuple[list[Tensor | None], bool]:
+    """Return the gradients made in forward, and whether they may be asked for again."""
+    _ = ctx.saved_tensors  # raises if the graph has been freed
+    gradients = ctx.gradients
+    assert gradients is not None
+    kept = _graph_is_kept()
+    if not kept:
+        ctx.gradients = None
+    return gradients, kept
 
 
 def scaled(
@@ -167,7 +174,8 @@ def scaled(
     alike = all(type(g) is Tensor and g.dtype == factor.dtype for g in there)
     if there and alike and all(g.device == factor.device for g in there):
         if in_place:
-            torch._foreach_mul_(there, factor)
+            if native.waits(factor) or float(factor) != 1:
+                torch._foreach_mul_(there, factor)
             return [None if g is None else g.data for g in gradients]
         products = iter(torch._foreach_mul(there, factor))
         return [None if g is None else next(products) for g in gradients]
@@ -180,24 +188,26 @@ def _graph_is_kept() -> bool:
     return kept is None or torch.is_grad_enabled() or bool(kept())
 
 
-def _wanted(ctx: _Context, sweep: Sweep) -> list[Tensor]:
-    weights = sweep.linearization.weights
-    needed = ctx.needs_input_grad[len(ctx.needs_input_grad) - len(weights) :]
-    return [w for w, needs in zip(weights, needed, strict=True) if needs]
+def _wanted(ctx: Context, sweep: Sweep) -> list[Tensor]:
+    return needed_of(ctx, sweep.linearization.weights)
 
 
-def _placed(
-    ctx: _Context, weights: Sequence[Tensor], found: list[Tensor | None]
+def needed_of(ctx: Context, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return those of a Function's last inputs whose gradient is wanted."""
+    wanted = ctx.needs_input_grad[len(ctx.needs_input_grad) - len(inputs) :]
+    return [w for w, needs in zip(inputs, wanted, strict=True) if needs]
+
+
+def placed(
+    ctx: Context, weights: Sequence[Tensor], found: list[Tensor | None]
 ) -> list[Tensor | None]:
     """Put the gradients that were wanted at their weights' positions."""
     gradients = iter(found)
-    needed = ctx.needs_input_grad[len(ctx.needs_input_grad) - len(weights) :]
-    return [next(gradients) if needs else None for needs in needed]
+    wanted = ctx.needs_input_grad[len(ctx.needs_input_grad) - len(weights) :]
+    return [next(gradients) if needs else None for needs in wanted]
 
 
-def _returned(
-    ctx: _Context, gradients: list[Tensor | None]
-) -> tuple[Tensor | None, ...]:
+def returned(ctx: Context, gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
     """Return gradients from backward; differentiating them once more raises.
 
     They are tied to everything that they depend on, so that no route of a second

@@ -20,6 +20,7 @@ from fastjac.linearize import (
     refuse_autograd,
     without_rule,
 )
+from fastjac.regularized import takes_one_sweep
 from fastjac.rules.base import Rule
 from fastjac.source import COUPLED, constant
 
@@ -81,7 +82,15 @@ def explain(
         steps = _steps(linearization, chosen, profile)
     name = linearization.batch_statistics
     notes = [] if name is None else [f"{constant(name, origin)}."]
-    return Explanation("fused", (samples, classes), len(chosen), steps, [], notes)
+    return Explanation(
+        "fused",
+        (samples, classes),
+        len(chosen),
+        steps,
+        [],
+        notes,
+        one_sweep=takes_one_sweep(linearization) and len(chosen) == classes,
+    )
 
 
 def _notes_on_fallback(logits: Tensor, x: Tensor) -> list[str]:

@@ -71,6 +71,8 @@ class Explanation:
     missing: list[Missing]
     #: What else to know, in sentences: how BatchNorm in training mode is taken.
     notes: list[str]
+    #: Whether `regularized_loss` gets both gradients from one sweep on this network.
+    one_sweep: bool = False
 
     @property
     def reason(self) -> str | None:

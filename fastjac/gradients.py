@@ -25,6 +25,13 @@ class Gradients:
         """Return where the gradients of a rule's weights are to be added."""
         return [self._sum(rule, weight, samples) for weight in rule.weights]
 
+    def of_biases(self, rule: Rule) -> list[Sum | None]:
+        """Return where the gradients of a rule's biases are to be added."""
+        return [
+            None if bias is None else self._sum(rule, bias, None)
+            for bias in rule.biases
+        ]
+
     def _sum(self, rule: Rule, weight: Tensor, samples: Samples | None) -> Sum | None:
         if id(weight) not in self.wanted:
             return None

@@ -217,6 +217,13 @@ def _dependent(reads: dict[Any, tuple[Value, ...]], goal: Value) -> set[Value]:
     return dependent
 
 
+def depends_on_others(value: Tensor, logits: Tensor) -> bool:
+    """Whether a value computed from logits needs the gradient of other leaves too."""
+    goal = logits.grad_fn
+    nodes = _reads(value.grad_fn, goal)
+    return any(n is not goal and hasattr(n, "variable") for n in nodes)
+
+
 def sequence_number() -> int:
     """Return a number larger than those of all nodes that this thread has made."""
     with torch.enable_grad():

@@ -32,9 +32,13 @@ class Linearization:
         x: Tensor,
         logits: Tensor,
         batch_statistics: str | None = None,
+        exact: bool = False,
     ) -> None:
         #: Name of a BatchNorm node whose batch statistics are taken as constants.
         self.batch_statistics = batch_statistics
+        #: Whether every map with its bias gives what the network gave: the network is
+        #: linear at ``x`` but for biases, and the rules have all of them.
+        self.exact = exact
         self.source, self.target = source, target
         self.x_shape = x.shape
         self.x_dtype, self.dtype = x.dtype, wide(logits.dtype)
@@ -57,6 +61,12 @@ class Linearization:
             for weight in rule.weights
             if weight.requires_grad
         )
+
+    @property
+    def biases(self) -> list[Tensor]:
+        """The biases that may receive a gradient, which rows do not depend on."""
+        given = (bias for rule in self.rules for bias in rule.biases)
+        return _unique(b for b in given if b is not None and b.requires_grad)
 
     @property
     def rules(self) -> list[Rule]:

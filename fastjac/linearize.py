@@ -25,6 +25,7 @@ from fastjac.graph import (
 from fastjac.linearization import Linearization
 from fastjac.precision import Place, without_autocast
 from fastjac.recipes import (
+    affine,
     attention,
     elementwise,
     normalization,
@@ -67,6 +68,7 @@ def linearize(logits: Tensor, x: Tensor) -> Linearization:
         x=x,
         logits=logits,
         batch_statistics=_with_batch_statistics(found),
+        exact=all(affine.is_exact(arc, logits.shape[0]) for arc in found),
     )
 
 

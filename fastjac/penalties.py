@@ -97,7 +97,7 @@ def jacobian_penalty(
         >>> float(fastjac.jacobian_penalty(model, torch.randn(4, 3), reduction="mean"))
         6.0
     """
-    chosen = partial(_seeds, class_weights, projections, generator)
+    chosen = partial(jacobian_seeds, class_weights, projections, generator)
     squares = Squares(
         chosen, reduction, chunk, backend, batch_statistics, process_group
     )
@@ -149,7 +149,7 @@ def penalty_from_graph(
         >>> float(fastjac.penalty_from_graph(logits, x, reduction="mean"))
         15.0
     """
-    chosen = partial(_seeds, class_weights, projections, generator)
+    chosen = partial(jacobian_seeds, class_weights, projections, generator)
     squares = Squares(
         chosen, reduction, chunk, backend, batch_statistics, process_group
     )
@@ -269,12 +269,13 @@ def input_gradient_penalty(
     return squares.of_model(model, x, return_logits)
 
 
-def _seeds(
+def jacobian_seeds(
     class_weights: Tensor | None,
     projections: int | None,
     generator: torch.Generator | None,
     logits: Tensor,
 ) -> Tensor:
+    """Return the seeds that the arguments of `jacobian_penalty` ask for."""
     checks.check_projections(projections, logits.shape[1])
     weights = checks.check_class_weights(class_weights, logits)
     return seeds.jacobian(logits, weights, projections, generator)

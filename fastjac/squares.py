@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastjac import checks, parallel
 from fastjac.forward import Model, Origin, forward
-from fastjac.source import open_rows, root
+from fastjac.source import Rows, open_rows, root
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,24 @@ class Squares:
         logits, leaf = forward(model, x, shared=return_logits, in_training=True)
         origin = Origin(model, leaf)
         with origin.gathered():
-            penalty = self._reduced(logits, leaf, origin)
+            rows = self.rows(logits, leaf, origin)
+            penalty = self.reduced(rows, logits, self.seeds(logits))
         return (penalty, logits) if return_logits else penalty
 
     def of_graph(self, logits: Tensor, x: Tensor) -> Tensor:
         """Return the penalty of a forward pass that was made already."""
         checks.check_input(x)
         checks.check_logits(logits, x)
-        return self._reduced(logits, x, None)
+        rows = self.rows(logits, x, None)
+        return self.reduced(rows, logits, self.seeds(logits))
 
-    def _reduced(self, logits: Tensor, x: Tensor, origin: Origin | None) -> Tensor:
-        seeds, chunk = self.seeds(logits), checks.check_chunk(self.chunk)
-        rows = open_rows(logits, x, self.backend, origin, self.batch_statistics)
+    def rows(self, logits: Tensor, x: Tensor, origin: Origin | None) -> Rows:
+        """Return the rows of logits with respect to x."""
+        return open_rows(logits, x, self.backend, origin, self.batch_statistics)
+
+    def reduced(self, rows: Rows, logits: Tensor, seeds: Tensor) -> Tensor:
+        """Return the penalty for the rows of logits that seeds are pulled to."""
+        chunk = checks.check_chunk(self.chunk)
         if self.reduction == "none":
             return parallel.tied(rows.squared_norms(seeds, chunk), logits)
         group = parallel.resolved(self.process_group)

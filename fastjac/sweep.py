@@ -5,11 +5,17 @@ seeds. Going down gives the rows; going up again from ``T_0 = dP/d rows / 2 = a_
 gives, at each weight, ``dP/dW / 2 = <rows at its output, tangents at its input>``.
 Both happen chunk by chunk, over samples and over rows, so the memory of a sweep is set
 by the chunk and not by N or K.
+
+The gradient of a loss L of the logits can come along. With ``g = dL/d z`` it is
+``dL/dW = sum_r <row_r, g_r u>``, u the value below W, and where the network is linear
+but for biases, u is the tangent that x has become. So from ``T_0 = dP/d rows + g x``,
+lifted by ``g`` so that biases are added times g (see fastjac/rules/base.py), the same
+push and the same products give ``dP/dW + dL/dW``: no backward pass is made for L.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,25 +23,19 @@ from torch import Tensor
 from fastjac import workspace
 from fastjac.budget import shrunk
 from fastjac.checks import check_seeds
+from fastjac.chunk_passes import Kept, pull, push
 from fastjac.chunks import Chunk, chunks
 from fastjac.edges import Edge
 from fastjac.gradients import Gradients
-from fastjac.joins import Joins
 from fastjac.linearization import Linearization
 from fastjac.norms import Norms
 from fastjac.retry import in_chunks
 from fastjac.rules.base import (
-    Rule,
     Samples,
-    is_marked_identity,
     marked_identity,
     repeats,
 )
 from fastjac.seeds import is_identity
-
-#: The rows at the output of each rule whose weights get a gradient, by edge and rule,
-#: and whether nothing else holds their memory.
-Kept = dict[tuple[int, int], tuple[Tensor, bool]]
 
 
 class Sweep:
@@ -69,7 +69,7 @@ class Sweep:
             device=lin.device,
         )
         for chunk, edges in self._pieces():
-            part = pulled[chunk.start : chunk.stop, chunk.first : chunk.last]
+            part = _part(pulled, chunk)
             part.copy_(self._pull(chunk, edges, set())[0].transpose(0, 1))
         return pulled
 
@@ -110,14 +110,44 @@ class Sweep:
         return norms, *self._gradients(tangents, wanted, seeds_wanted)
 
     @in_chunks
+    def norms_and_loss_gradients(
+        self,
+        x: Tensor,
+        slopes: Tensor,
+        factor: Callable[[Norms], Tensor | float],
+        wanted: list[Tensor],
+    ) -> tuple[Norms, list[Tensor | None]]:
+        """Return the squared norms and the gradients of a penalty plus a loss.
+
+        Args:
+            x: (N, ...), where the network was linearised, which is `exact`.
+            slopes: (N, K), the gradient of the loss at the logits; the seeds must be
+                the identity.
+            factor: makes the penalty's derivative with respect to
+                ``sum_i norms_i / 2`` from the norms, for which the rows of all samples
+                must be there if it looks at them: only in a single chunk.
+            wanted: weights and biases.
+        """
+        norms = self._norms()
+
+        def tangents(chunk: Chunk, rows: Tensor) -> Tensor:
+            norms.add(chunk, rows)
+            times = factor(norms)
+            start = rows * times if self._lent(rows) else rows.mul_(times)
+            ones = _part(slopes, chunk).t()
+            ones = ones.reshape(*ones.shape, *(1,) * (rows.dim() - 2))
+            return start.addcmul_(x[chunk.start : chunk.stop].unsqueeze(0), ones)
+
+        return norms, self._gradients(tangents, wanted, False, slopes)[0]
+
+    @in_chunks
     def row_gradients(
         self, upstream: Tensor, wanted: list[Tensor], seeds_wanted: bool
     ) -> tuple[list[Tensor | None], Tensor | None]:
         """Return the gradient of ``<upstream, pull()>`` for weights and seeds."""
 
         def tangents(chunk: Chunk, rows: Tensor) -> Tensor:
-            part = upstream[chunk.start : chunk.stop, chunk.first : chunk.last]
-            return part.transpose(0, 1)
+            return _part(upstream, chunk).transpose(0, 1)
 
         return self._gradients(tangents, wanted, seeds_wanted)
 
@@ -126,14 +156,23 @@ class Sweep:
         tangents: Callable[[Chunk, Tensor], Tensor],
         wanted: list[Tensor],
         seeds_wanted: bool,
+        lift: Tensor | None = None,
     ) -> tuple[list[Tensor | None], Tensor | None]:
+        """Sweep down and, from ``tangents`` lifted by ``lift`` (N, R), up again."""
         ids = {id(weight) for weight in wanted}
         gradients = Gradients(ids)
         seeds_gradient = torch.zeros_like(self.seeds) if seeds_wanted else None
         for chunk, edges in self._pieces():
             rows, kept = self._pull(chunk, edges, ids)
             start = tangents(chunk, rows)
-            top = self._push(chunk, edges, start, kept, gradients, seeds_wanted)
+            if lift is not None:
+                ones = _part(lift, chunk).contiguous()
+                for rule in (rule for edge in edges for rule in edge.rules):
+                    rule.lift(ones)
+            samples = Samples(chunk.start, chunk.stop, self.linearization.samples)
+            top = push(
+                self.linearization, edges, samples, start, kept, gradients, seeds_wanted
+            )
             if seeds_gradient is not None and top is not None:
                 self._add_seeds_gradient(seeds_gradient, chunk, top)
             del rows, start, top
@@ -168,80 +207,7 @@ class Sweep:
     def _pull(
         self, chunk: Chunk, edges: list[Edge], wanted: set[int]
     ) -> tuple[Tensor, Kept]:
-        """Pull a chunk's rows down; keep those that weight gradients will need."""
-        lin = self.linearization
-        joins = Joins(edge.target for edge in edges)
-        joins.add(lin.target, self._chunk_seeds(chunk), own=False)
-        kept: Kept = {}
-        for e, edge in enumerate(edges):
-            rows, own = joins.take(edge.target)
-            if rows is None:
-                continue
-            for r in reversed(range(len(edge.rules))):
-                rule = edge.rules[r]
-                if _wants(rule, wanted):
-                    kept[e, r] = rows, own
-                    own = False
-                total = joins.open(edge.source) if r == 0 else None
-                if total is not None:
-                    rule.pull_into(rows, total)
-                    break
-                # Rows pulled from the identity may be a weight itself.
-                fresh = not rule.moves and not is_marked_identity(rows)
-                rows = rule.overwrite(rows) if own else rule.pull(rows)
-                own = own or fresh
-            else:
-                joins.add(edge.source, rows, own)
-        return joins.get(lin.source), kept
-
-    def _push(
-        self,
-        chunk: Chunk,
-        edges: list[Edge],
-        tangents: Tensor,
-        kept: Kept,
-        gradients: Gradients,
-        to_top: bool,
-    ) -> Tensor | None:
-        """Push tangents up; add the weights' gradients; stop above the last of them."""
-        lin = self.linearization
-        samples = Samples(chunk.start, chunk.stop, lin.samples)
-        whole = (chunk.start, chunk.stop) == (0, lin.samples)
-        needed = _needed(edges, kept, lin.target, to_top)
-        joins = Joins(edge.source for edge in edges)
-        joins.add(lin.source, tangents, own=False)
-        for e in reversed(range(len(edges))):
-            edge = edges[e]
-            current, own = joins.take(edge.source)
-            if current is None:
-                continue
-            last = len(edge.rules) - 1
-            for r, rule in enumerate(edge.rules[: needed[e]]):
-                ends = needed[e] <= r + 1
-                total = joins.open(edge.target) if r == last and not ends else None
-                if (e, r) in kept:
-                    rows, spare = kept.pop((e, r))
-                    sums = gradients.of(rule, None if whole else samples)
-                    if not ends and total is None:
-                        current = rule.push_adding(current, rows, sums, own, spare)
-                        own = own or not rule.moves
-                        gradients.settle()
-                        continue
-                    rule.weight_gradients(rows, current, sums)
-                    gradients.settle()
-                if ends:
-                    break
-                if total is not None:
-                    rule.push_into(current, total)
-                    break
-                current = (
-                    rule.overwrite(current, up=True) if own else rule.push(current)
-                )
-                own = own or not rule.moves
-            else:
-                if needed[e] > len(edge.rules):
-                    joins.add(edge.target, current, own)
-        return joins.get(lin.target) if to_top else None
+        return pull(self.linearization, edges, self._chunk_seeds(chunk), wanted)
 
     def _lent(self, rows: Tensor) -> bool:
         """Whether rows are a view of seeds or of a weight, or repeat an element."""
@@ -275,26 +241,6 @@ class Sweep:
         return Norms(self.linearization, several=len(self.chunks) > 1)
 
 
-def _wants(rule: Rule, wanted: set[int]) -> bool:
-    return any(id(weight) in wanted for weight in rule.weights)
-
-
-def _needed(edges: list[Edge], kept: Kept, target: Hashable, to_top: bool) -> list[int]:
-    """Return for each edge how many of its rules tangents must enter.
-
-    One more than there are rules says that they must also leave the last one, because
-    a weight further up, or the seeds, want them.
-    """
-    wanting: set[Hashable] = {target} if to_top else set()
-    needed = []
-    for e, edge in enumerate(edges):
-        if edge.target in wanting:
-            count = len(edge.rules) + 1
-        else:
-            count = max(
-                (r + 1 for r in range(len(edge.rules)) if (e, r) in kept), default=0
-            )
-        if count:
-            wanting.add(edge.source)
-        needed.append(count)
-    return needed
+def _part(of: Tensor, chunk: Chunk) -> Tensor:
+    """Return what a tensor of (N, R, ...) has of a chunk."""
+    return of[chunk.start : chunk.stop, chunk.first : chunk.last]

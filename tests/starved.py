@@ -20,6 +20,7 @@ from torch import nn
 
 import fastjac
 from fastjac import chunks, retry, sweep, workspace
+from fastjac.linearization import Linearization
 
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
@@ -30,21 +31,22 @@ class Starving:
     def __init__(self, at: int) -> None:
         self.at, self.pushes, self.failures = at, 0, 0
         self.chunks: list[int] = []
-        self.push = sweep.Sweep._push
+        self.push = sweep.push
         self.out_of_memory = retry.out_of_memory
-        sweep.Sweep._push = lambda *args: self.starve(*args)
+        sweep.push = self.starve
         retry.out_of_memory = self.noticed
 
-    def starve(self, running: sweep.Sweep, chunk: chunks.Chunk, *args: object):
+    def starve(self, network: Linearization, edges: object, samples: object, *args):
         self.pushes += 1
-        self.chunks.append(chunk.pairs)
+        rows, count = args[0].shape[:2]
+        self.chunks.append(rows * count)
         if self.pushes == self.at:
             arena = workspace._local.arena
             del arena.blocks[arena.taken :]  # so that more has to be allocated
             with open("/proc/self/statm") as file:
                 used = int(file.read().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), UNLIMITED[1]))
-        return self.push(running, chunk, *args)
+        return self.push(network, edges, samples, *args)
 
     def noticed(self, error: BaseException) -> bool:
         resource.setrlimit(resource.RLIMIT_AS, UNLIMITED)

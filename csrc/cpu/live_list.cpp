@@ -201,60 +201,6 @@ void list_winners(const LiveList<T>& p, const SampleList<T>& s) {
     });
 }
 
-// Rows that are moved together, without a loop.
-constexpr int kMoved = 16;
-
-// Calls visit(Constant<rows>, rows, compact, factor) for each entry of a sample and
-// each group of up to kMoved rows of it.
-template <typename T, typename Visit>
-void each_entry(const LiveRows<T>& p, std::int64_t n, const Visit& visit) {
-    const std::int64_t outputs = p.channel_count * p.pooled_pixels;
-    const std::int32_t count = p.starts[n * (p.pixels + 1) + p.pixels];
-    for (std::int64_t first = 0; first < p.row_count; first += kMoved) {
-        const std::int64_t left = p.row_count - first;
-        WithConstant<kMoved>::call(
-            static_cast<int>(left < kMoved ? left : kMoved), [&](auto rows) {
-                T* sample = p.rows + n * p.stride_sample + first * p.stride_row;
-                for (std::int64_t e = n * outputs; e < n * outputs + count; ++e) {
-                    visit(rows,
-                          sample + p.channels[e] * p.stride_channel +
-                              p.sources[e] * p.stride_pixel,
-                          p.compact + e * p.row_stride + first, p.factors[e]);
-                }
-            });
-    }
-}
-
-// Zeros in all of a sample's rows: one block where pixels come first, else R blocks.
-template <typename T>
-void clear_rows(const LiveRows<T>& p, std::int64_t n) {
-    const std::int64_t blocks = p.stride_row < p.stride_sample ? 1 : p.row_count;
-    for (std::int64_t r = 0; r < blocks; ++r) {
-        T* block = p.rows + n * p.stride_sample + r * p.stride_row;
-        std::fill(block, block + p.stride_sample, T(0));
-    }
-}
-
-// Copies KR rows of one entry, and zeros behind them up to `padded`.
-template <int KR, typename T>
-inline void gather_entry(const LiveRows<T>& p, const T* rows, T factor,
-                         std::int64_t padded, T* compact) {
-    if constexpr (KR <= kLanes<T>) {
-        if (padded == kLanes<T>) {  // one vector in all
-            Vector<T> lanes{};
-            FASTJAC_UNROLL
-            for (int r = 0; r < KR; ++r) lanes[r] = rows[r * p.stride_row];
-            store(compact, factor * lanes);
-            return;
-        }
-    }
-    for (std::int64_t lane = 0; lane < padded; lane += kLanes<T>) {
-        store(compact + lane, Vector<T>{});
-    }
-    FASTJAC_UNROLL
-    for (int r = 0; r < KR; ++r) compact[r] = factor * rows[r * p.stride_row];
-}
-
 }  // namespace
 
 template <typename T>
@@ -270,39 +216,7 @@ void live_list(const LiveList<T>& p) {
     }
 }
 
-template <typename T>
-void gather_live(const LiveRows<T>& p) {
-    // Entries that are padded to whole vectors: how far those of the last rows reach.
-    const std::int64_t last = (p.row_count - 1) / kMoved * kMoved;
-    const std::int64_t end = p.row_stride == p.row_count ? 0 : p.row_stride - last;
-#pragma omp parallel for schedule(static)
-    for (std::int64_t n = 0; n < p.samples; ++n) {
-        each_entry(p, n, [&](auto rows, const T* from, T* compact, T factor) {
-            const std::int64_t padded = rows.of == kMoved ? 0 : end;
-            gather_entry<rows.of>(p, from, factor, padded, compact);
-        });
-    }
-}
-
-template <typename T>
-void scatter_live(const LiveRows<T>& p) {
-#pragma omp parallel for schedule(static)
-    for (std::int64_t n = 0; n < p.samples; ++n) {
-        clear_rows(p, n);
-        each_entry(p, n, [&](auto rows, T* to, const T* compact, T factor) {
-            FASTJAC_UNROLL
-            for (int r = 0; r < rows.of; ++r)
-                to[r * p.stride_row] += factor * compact[r];
-        });
-    }
-}
-
 template void live_list<float>(const LiveList<float>&);
 template void live_list<double>(const LiveList<double>&);
-template void gather_live<float>(const LiveRows<float>&);
-template void gather_live<double>(const LiveRows<double>&);
-template void scatter_live<float>(const LiveRows<float>&);
-template void scatter_live<double>(const LiveRows<double>&);
-
 }  // namespace FASTJAC_ISA
 }  // namespace fastjac

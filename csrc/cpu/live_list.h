@@ -45,32 +45,4 @@ constexpr std::int64_t kListPixels = 32;
 
 FASTJAC_DECLARE_KERNEL(template <typename T> void live_list(const LiveList<T>& p);)
 
-// Moves rows between pooled outputs and live entries:
-//   gather:  compact[n, e, r] = factor[e] * rows[r, n, c(e), q(e)]
-//   scatter: rows[r, n, c(e), q(e)] += factor[e] * compact[n, e, r], from zeros on
-// Scatter writes whole blocks of `stride_sample` elements: the rows of a sample where
-// pixels come first, else a sample of a row.
-template <typename T>
-struct LiveRows {
-    T* rows;                     // (R, N, C, Q) by the strides below
-    T* compact;                  // (N, C Q, row_stride), lanes from R on are zeroed
-    const std::int32_t* starts;  // as LiveList
-    const std::int32_t* channels;
-    const std::int32_t* sources;
-    const T* factors;
-    std::int64_t samples;
-    std::int64_t channel_count;
-    std::int64_t pixels;
-    std::int64_t pooled_pixels;
-    std::int64_t row_count;   // R
-    std::int64_t row_stride;  // elements of one compact entry, at least R
-    std::int64_t stride_row;  // strides of rows, in elements
-    std::int64_t stride_sample;
-    std::int64_t stride_channel;
-    std::int64_t stride_pixel;
-};
-
-FASTJAC_DECLARE_KERNEL(template <typename T> void gather_live(const LiveRows<T>& p);
-                       template <typename T> void scatter_live(const LiveRows<T>& p);)
-
 }  // namespace fastjac

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastjac import parallel, penalties
 from fastjac.attacks.fgsm import fgsm
 from fastjac.harden.modes import evaluating
+from fastjac.regularized import regularized_loss
 
 Penalty = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 """``(model, x, y) -> (penalty, logits)``; both of one forward."""
@@ -123,6 +124,9 @@ class Objective:
         averaged. Of a penalty given as a function they take the mean over processes.
         """
         x = self.perturbed(model, x, y)
+        if self.penalty == "jacobian" and group is None:
+            step = regularized_loss(model, x, y, self.lam, **self.options)
+            return Terms(step.total, step.loss, step.penalty, step.logits)
         if self.penalty is None:
             logits = model(x)
             penalty = logits.new_zeros(())

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fastjac.graph import Arc, Unsupported
+from fastjac.recipes.affine import bias_of
 from fastjac.rules.base import Rule
 from fastjac.rules.convolution import Convolution, Geometry
 from fastjac.rules.linear import Linear, MatrixProduct, linear_weight
@@ -25,7 +26,7 @@ def addmm(arc: Arc) -> Rule | list[Rule]:
         return [Expand(arc.in_shape, arc.out_shape), beta]
     scale = number(arc.saved("alpha"))
     if arc.argument == 1:
-        return Linear(linear_weight(arc.saved("mat2")), scale)
+        return Linear(linear_weight(arc.saved("mat2")), scale, bias_of(arc, 0))
     return MatrixProduct(arc.saved("mat1"), "left", scale)
 
 
@@ -76,4 +77,4 @@ def convolution(arc: Arc) -> Rule:
         output_padding=tuple(arc.saved("output_padding")),
         groups=arc.saved("groups"),
     )
-    return Convolution(arc.saved("weight"), geometry, arc.in_shape)
+    return Convolution(arc.saved("weight"), geometry, arc.in_shape, bias_of(arc, 2))

@@ -12,6 +12,11 @@ and, where ``A`` is made of weights ``W``, contracts both into
 
 which it adds to running sums over chunks.
 
+A layer is affine, ``v = A u + b``. Rows do not see ``b``, but tangents may be *lifted*:
+carry one coordinate more, ``ones``, which is what the constant 1 of ``b`` is multiplied
+by. Then ``push`` adds ``b * ones``, and ``bias_gradients`` contracts rows with ``ones``
+(see fastjac/sweep.py for what that is good for).
+
 ``R`` rows share one leading dimension; behind it stands the shape that the tensor has
 in the user's model, so a rule never needs to know which dimension is the batch.
 Rules hold tensors, never autograd nodes' names: those are known to linearize.py only.
@@ -32,6 +37,12 @@ class Rule:
 
     #: Tensors that ``A`` is made of and that may receive a gradient.
     weights: tuple[Tensor, ...] = ()
+
+    #: ``b``, one for each of ``weights``, None where there is none.
+    biases: tuple[Tensor | None, ...] = ()
+
+    #: (n, R), the last coordinate of lifted tangents; None where they are not lifted.
+    ones: Tensor | None = None
 
     #: Elements of ``u``, all samples together: what the memory of a row is made of.
     elements: int = 0
@@ -84,6 +95,13 @@ class Rule:
         self.weight_gradients(rows, tangents, sums)
         return self.overwrite(tangents, up=True) if own else self.push(tangents)
 
+    def lift(self, ones: Tensor) -> None:
+        """Take tangents to be lifted by ``ones`` (n, R) until `release`."""
+        self.ones = ones
+
+    def bias_gradients(self, rows: Tensor, sums: Sums) -> None:
+        """Add ``sum_r <rows[r], ones[r]>`` for each of ``biases`` that has a sum."""
+
     def apart(self, samples: int) -> bool:
         """Whether ``A`` keeps this many samples apart along dimension 0."""
         return self.samplewise
@@ -93,7 +111,8 @@ class Rule:
         return self
 
     def release(self) -> None:
-        """Let go of what is kept from `pull` for `weight_gradients`."""
+        """Let go of what is kept from `pull` for `weight_gradients`, and of `ones`."""
+        self.ones = None
 
     @property
     def multiplications(self) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastjac import native
 from fastjac.rules.base import Rule, Sums
+from fastjac.rules.linear import add_bias_gradient, add_constant, scaled_bias
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,13 @@ class Convolution(Rule):
     moves = False
 
     def __init__(
-        self, weight: Tensor, geometry: Geometry, in_shape: torch.Size
+        self,
+        weight: Tensor,
+        geometry: Geometry,
+        in_shape: torch.Size,
+        bias: Tensor | None = None,
     ) -> None:
-        self.weights = (weight,)
+        self.weights, self.biases = (weight,), (bias,)
         self.geometry = geometry
         self.in_shape = in_shape
         self.format = _memory_format(weight, geometry)
@@ -67,7 +72,11 @@ class Convolution(Rule):
             g.output_padding,
             g.groups,
         )
-        return pushed.unflatten(0, tangents.shape[:2])
+        pushed = pushed.unflatten(0, tangents.shape[:2])
+        return add_constant(pushed, self.biases[0], self.ones)
+
+    def bias_gradients(self, rows: Tensor, sums: Sums) -> None:
+        add_bias_gradient(rows, self.ones, sums[0])
 
     def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
         (total,) = sums
@@ -81,7 +90,8 @@ class Convolution(Rule):
         with torch.enable_grad():
             scale = factor.view(-1, *(1,) * (self.weight.dim() - 1))
             weight = self.weights[0] * scale
-        scaled = Convolution(weight, self.geometry, self.in_shape)
+            bias = scaled_bias(self.biases[0], factor)
+        scaled = Convolution(weight, self.geometry, self.in_shape, bias)
         scaled.elements, scaled.forward_dtype = self.elements, self.forward_dtype
         return scaled
 

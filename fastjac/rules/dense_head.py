@@ -63,6 +63,7 @@ class DenseHead(Rule):
                 self.logits.weight_gradients(rows, pushed, (logits_sum,))
 
     def release(self) -> None:
+        super().release()
         self._pulled = None
 
     def narrow(self, samples: Samples) -> DenseHead:

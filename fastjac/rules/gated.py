@@ -48,7 +48,8 @@ class GatedLayer(Rule):
 
     def __init__(self, layer: Rule, packed: Packed, live: Live, made_of: str) -> None:
         self.layer = layer
-        self.weights, self.elements = layer.weights, layer.elements
+        self.weights, self.biases = layer.weights, layer.biases
+        self.elements = layer.elements
         self.packed, self.live = packed, live
         self._made_of = made_of
         #: What the next rule up is, and so which layout of tangents it wants.
@@ -124,13 +125,22 @@ class GatedLayer(Rule):
         tangents = self._hold(tangents)
         self.run_pass("push", layout, compact, layout.of(tangents))
         pushed = self._pushed(tangents, count, samples, room)
-        self.live.scatter(compact, pushed)
+        if self.ones is None or self.biases[0] is None:
+            self.live.scatter(compact, pushed)
+        else:
+            self.live.scatter(compact, pushed, self.biases[0], self.ones)
         return pushed if self.held_above else self._let_go(pushed)
 
     def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
         (total,) = sums
         if total is not None:
             self._add_gradient(rows, tangents, total)
+
+    def bias_gradients(self, rows: Tensor, sums: Sums) -> None:
+        (total,) = sums
+        if total is not None and self.ones is not None:
+            compact = self._gather(rows)
+            total.add(native_conv.live_bias(self.live, compact, self.ones))
 
     def _add_gradient(self, rows: Tensor, tangents: Tensor, total: Sum) -> Tensor:
         """Add the gradient; return the memory of the live entries' rows, now free."""
@@ -151,6 +161,7 @@ class GatedLayer(Rule):
         return narrowed
 
     def release(self) -> None:
+        super().release()
         self._gathered = None
 
     @property

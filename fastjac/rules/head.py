@@ -31,6 +31,7 @@ class GatedHead(Rule):
     def __init__(self, hidden: GatedLayer, gate: Gate, logits: Linear) -> None:
         self.hidden, self.gate, self.logits = hidden, gate, logits
         self.weights = (*hidden.weights, *logits.weights)
+        self.biases = (*hidden.biases, *logits.biases)
         self.elements = hidden.elements
 
     def pull(self, rows: Tensor) -> Tensor:
@@ -61,7 +62,33 @@ class GatedHead(Rule):
             weight_gradient=hidden_sum.buffer(weight, packed.unpacked),
         )
         if logits_sum is not None:
+            bias = self.biases[0]
+            if self.ones is not None and bias is not None:
+                gradient = gradient + bias.detach() * self._open_ones(rows)
             logits_sum.add_product(seeds.t(), gradient)
+
+    def lift(self, ones: Tensor) -> None:
+        super().lift(ones)
+        self.hidden.lift(ones)
+        self.logits.lift(ones)
+
+    def bias_gradients(self, rows: Tensor, sums: Sums) -> None:
+        hidden_sum, logits_sum = sums
+        self.logits.bias_gradients(rows, (logits_sum,))
+        if hidden_sum is None or self.ones is None:
+            return
+        between = self.logits.pull(rows)
+        if is_shared(rows):
+            hidden_sum.add((between[:, 0] * self._open_ones(rows)).sum(0))
+        else:
+            self.hidden.bias_gradients(between, (hidden_sum,))
+
+    def _open_ones(self, rows: Tensor) -> Tensor:
+        """Return ``ones`` times the gates, added up over samples, (R, H)."""
+        assert self.ones is not None
+        units = self.hidden.packed.shape[0]
+        gates = self.gate.factor(rows.dtype).expand(rows.shape[1], units)
+        return self.ones.t() @ gates
 
     def narrow(self, samples: Samples) -> GatedHead:
         return GatedHead(
@@ -69,7 +96,9 @@ class GatedHead(Rule):
         )
 
     def release(self) -> None:
+        super().release()
         self.hidden.release()
+        self.logits.release()
 
     @property
     def multiplications(self) -> int:

@@ -15,8 +15,10 @@ class Linear(Rule):
 
     moves = False
 
-    def __init__(self, weight: Tensor, scale: float = 1.0) -> None:
-        self.weights = (weight,)
+    def __init__(
+        self, weight: Tensor, scale: float = 1.0, bias: Tensor | None = None
+    ) -> None:
+        self.weights, self.biases = (weight,), (bias,)
         self.weight = weight.detach()
         self.scale = scale
 
@@ -28,7 +30,11 @@ class Linear(Rule):
         return self._scaled(rows @ self.weight)
 
     def push(self, tangents: Tensor) -> Tensor:
-        return self._scaled(tangents @ self.weight.t())
+        pushed = self._scaled(tangents @ self.weight.t())
+        return add_constant(pushed, self.biases[0], self.ones)
+
+    def bias_gradients(self, rows: Tensor, sums: Sums) -> None:
+        add_bias_gradient(rows, self.ones, sums[0])
 
     def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
         (total,) = sums
@@ -55,7 +61,8 @@ class Linear(Rule):
         """Return this layer with output c multiplied by ``factor[c]``."""
         with torch.enable_grad():
             weight = self.weights[0] * factor.view(-1, 1)
-        scaled = Linear(weight, self.scale)
+            bias = scaled_bias(self.biases[0], factor)
+        scaled = Linear(weight, self.scale, bias)
         scaled.elements = self.elements
         return scaled
 
@@ -64,6 +71,26 @@ class Linear(Rule):
 
     def _scaled(self, tensor: Tensor) -> Tensor:
         return tensor if self.scale == 1 else tensor * self.scale
+
+
+def scaled_bias(bias: Tensor | None, factor: Tensor) -> Tensor | None:
+    """Return a bias with entry c multiplied by ``factor[c]``."""
+    return None if bias is None else bias * factor.flatten()
+
+
+def add_constant(pushed: Tensor, bias: Tensor | None, ones: Tensor | None) -> Tensor:
+    """Add ``bias * ones`` to tangents (R, n, C, ...), lifted by ``ones`` (n, R)."""
+    if bias is None or ones is None:
+        return pushed
+    lift = ones.t().unsqueeze(2) * bias.detach()
+    return pushed.add_(lift.view(*lift.shape, *(1,) * (pushed.dim() - 3)))
+
+
+def add_bias_gradient(rows: Tensor, ones: Tensor | None, total: Sum | None) -> None:
+    """Add the gradient of a bias from rows (R, n, C, ...) at what it is added to."""
+    if total is not None and ones is not None:
+        rows = rows.sum(tuple(range(3, rows.dim()))) if rows.dim() > 3 else rows
+        total.add(torch.einsum("rnc,nr->c", rows, ones))
 
 
 class MatrixProduct(Rule):

@@ -160,9 +160,19 @@ class Live:
         """Copy rows (R, n, C, ...) times the gates to live entries."""
         native_conv.live_rows(self, _planes(rows), compact, gather=True)
 
-    def scatter(self, compact: Tensor, rows: Tensor) -> None:
-        """Add live entries times the gates to rows (R, n, C, ...)."""
-        native_conv.live_rows(self, _planes(rows), compact, gather=False)
+    def scatter(
+        self,
+        compact: Tensor,
+        rows: Tensor,
+        bias: Tensor | None = None,
+        ones: Tensor | None = None,
+    ) -> None:
+        """Write live entries times the gates to rows (R, n, C, ...), zeros elsewhere.
+
+        Before the gates ``bias[c] * ones[n, r]`` is added, if there is a bias.
+        """
+        planes = _planes(rows)
+        native_conv.live_rows(self, planes, compact, gather=False, bias=bias, ones=ones)
 
     def expected_density(self) -> float:
         """Return `density`, or on a GPU a bound that nobody has to wait for."""

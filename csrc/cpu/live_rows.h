@@ -1,0 +1,57 @@
+// Rows on their way between pooled outputs and the live entries of a list.
+#pragma once
+
+#include "dispatch.h"
+
+namespace fastjac {
+
+// Moves rows between pooled outputs and live entries:
+//   gather:  compact[n, e, r] = factor[e] * rows[r, n, c(e), q(e)]
+//   scatter: rows[r, n, c(e), q(e)] += factor[e] * v, from zeros on, where
+//            v = compact[n, e, r] + bias[c(e)] * ones[n, r], if there is a bias
+// Scatter writes whole blocks of `stride_sample` elements: the rows of a sample where
+// pixels come first, else a sample of a row.
+template <typename T>
+struct LiveRows {
+    T* rows;                     // (R, N, C, Q) by the strides below
+    T* compact;                  // (N, C Q, row_stride), lanes from R on are zeroed
+    const std::int32_t* starts;  // as LiveList
+    const std::int32_t* channels;
+    const std::int32_t* sources;
+    const T* factors;
+    const T* bias;  // (C), or null
+    const T* ones;  // (N, R), the last coordinate of the tangents; null without a bias
+    std::int64_t samples;
+    std::int64_t channel_count;
+    std::int64_t pixels;
+    std::int64_t pooled_pixels;
+    std::int64_t row_count;   // R
+    std::int64_t row_stride;  // elements of one compact entry, at least R
+    std::int64_t stride_row;  // strides of rows, in elements
+    std::int64_t stride_sample;
+    std::int64_t stride_channel;
+    std::int64_t stride_pixel;
+};
+
+// The gradient of the bias, a sample at a time, from the gathered rows:
+//   gradient[n, c] = sum over e with c(e) = c of sum_r compact[n, e, r] * ones[n, r]
+template <typename T>
+struct LiveBias {
+    const T* compact;  // (N, C Q, row_stride)
+    const T* ones;     // (N, R)
+    T* gradient;       // (N, C)
+    const std::int32_t* starts;
+    const std::int32_t* channels;
+    std::int64_t samples;
+    std::int64_t channel_count;
+    std::int64_t pixels;
+    std::int64_t pooled_pixels;
+    std::int64_t row_count;
+    std::int64_t row_stride;
+};
+
+FASTJAC_DECLARE_KERNEL(template <typename T> void gather_live(const LiveRows<T>& p);
+                       template <typename T> void scatter_live(const LiveRows<T>& p);
+                       template <typename T> void live_bias(const LiveBias<T>& p);)
+
+}  // namespace fastjac
