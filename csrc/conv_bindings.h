@@ -36,12 +36,13 @@ inline void bind_live_list(pybind11::module_& m) {
         py::kw_only(), py::arg("arrays"), py::arg("open"), py::arg("dtype"));
     m.def(
         "live_rows",
-        [](const LiveArrays& a, const RowsPlace& rows, bool gather, Address bias,
-           Address ones, DType dtype) {
+        [](const LiveArrays& a, const RowsPlace& rows, bool gather, Address sums,
+           Address bias, Address ones, DType dtype) {
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
                 LiveRows<T> p{};
                 fill_rows(a, rows, p);
+                p.sums = optional_pointer<T>("sums", sums);
                 p.bias = optional_pointer<const T>("bias", bias);
                 if (p.bias != nullptr) {
                     p.ones = pointer<const T>("ones", ones, a.samples);
@@ -60,32 +61,8 @@ inline void bind_live_list(pybind11::module_& m) {
             });
         },
         py::kw_only(), py::arg("arrays"), py::arg("rows"), py::arg("gather"),
-        py::arg("bias") = 0, py::arg("ones") = 0, py::arg("dtype"));
-    m.def(
-        "live_bias",
-        [](const LiveArrays& a, Address compact, std::int64_t row_count,
-           std::int64_t row_stride, Address ones, Address gradient, DType dtype) {
-            check_positive("row_count", row_count);
-            by_dtype(dtype, [&](auto zero) {
-                using T = decltype(zero);
-                LiveBias<T> p{};
-                p.compact = pointer<const T>("compact", compact, a.entries());
-                p.ones = pointer<const T>("ones", ones, a.samples);
-                p.gradient = pointer<T>("gradient", gradient, a.samples);
-                p.starts = pointer<const std::int32_t>("starts", a.starts, a.samples);
-                p.channels =
-                    pointer<const std::int32_t>("channels", a.channels, a.entries());
-                p.samples = a.samples;
-                p.channel_count = a.geometry.out_channels;
-                p.pixels = a.geometry.pixels();
-                p.pooled_pixels = a.geometry.pooled_pixels;
-                p.row_count = row_count;
-                p.row_stride = row_stride;
-                FASTJAC_CALL(live_bias<T>, p);
-            });
-        },
-        py::kw_only(), py::arg("arrays"), py::arg("compact"), py::arg("row_count"),
-        py::arg("row_stride"), py::arg("ones"), py::arg("gradient"), py::arg("dtype"));
+        py::arg("sums") = 0, py::arg("bias") = 0, py::arg("ones") = 0,
+        py::arg("dtype"));
 }
 
 enum class ConvPass { pull, push, weight };

@@ -132,14 +132,16 @@ def live_rows(
     compact: Tensor,
     *,
     gather: bool,
+    sums: Tensor | None = None,
     bias: Tensor | None = None,
     ones: Tensor | None = None,
 ) -> None:
     """Move between rows (R, n, C, Q) of any strides and live entries, times the gates.
 
     Gathering copies; scattering adds to zeros, which it writes first, as several
-    entries of an average have one source. On a CPU it may add ``bias`` (C,) times
-    ``ones`` (n, R) to the entries on their way.
+    entries of an average have one source. On a CPU gathering may write each channel's
+    sum over its entries to ``sums``, (n, C, stride) as the entries, and scattering may
+    add ``bias`` (C,) times ``ones`` (n, R) to the entries on their way.
 
     Raises:
         ValueError: the dtypes or devices differ.
@@ -157,47 +159,21 @@ def live_rows(
         stride_channel=stride[2],
         stride_pixel=stride[3],
     )
-    lift = {}
+    more = {}
+    if sums is not None:
+        same_kind(live.like, sums)
+        more = {"sums": sums.data_ptr()}
     if bias is not None and ones is not None:
         same_kind(live.like, bias, ones)
         bias, ones = bias.contiguous(), ones.contiguous()
-        lift = {"bias": bias.data_ptr(), "ones": ones.data_ptr()}
+        more = {"bias": bias.data_ptr(), "ones": ones.data_ptr()}
     bindings.live_rows(
         arrays=live.arrays,
         rows=place,
         gather=gather,
-        **lift,
+        **more,
         **native.launch_arguments(rows),
     )
-
-
-def live_bias(live: Live, compact: Tensor, ones: Tensor) -> Tensor:
-    """Return the gradient of a bias: rows of the live entries times ``ones``, summed.
-
-    Args:
-        live: the live outputs, on a CPU.
-        compact: (n C Q, stride), gathered rows.
-        ones: (n, R).
-
-    Returns:
-        (C,).
-
-    Raises:
-        ValueError: the dtypes or devices differ.
-    """
-    same_kind(live.like, compact, ones)
-    ones = ones.contiguous()
-    gradient = ones.new_empty(live.samples, live.out_shape[1])
-    native.module().live_bias(
-        arrays=live.arrays,
-        compact=compact.data_ptr(),
-        row_count=ones.shape[1],
-        row_stride=compact.shape[1],
-        ones=ones.data_ptr(),
-        gradient=gradient.data_ptr(),
-        **native.launch_arguments(compact),
-    )
-    return gradient.sum(0)
 
 
 def live_pull(

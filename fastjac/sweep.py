@@ -163,12 +163,12 @@ class Sweep:
         gradients = Gradients(ids)
         seeds_gradient = torch.zeros_like(self.seeds) if seeds_wanted else None
         for chunk, edges in self._pieces():
-            rows, kept = self._pull(chunk, edges, ids)
-            start = tangents(chunk, rows)
             if lift is not None:
                 ones = _part(lift, chunk).contiguous()
                 for rule in (rule for edge in edges for rule in edge.rules):
                     rule.lift(ones)
+            rows, kept = self._pull(chunk, edges, ids)
+            start = tangents(chunk, rows)
             samples = Samples(chunk.start, chunk.stop, self.linearization.samples)
             top = push(
                 self.linearization, edges, samples, start, kept, gradients, seeds_wanted

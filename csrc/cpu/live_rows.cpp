@@ -46,16 +46,19 @@ void clear_rows(const LiveRows<T>& p, std::int64_t n) {
     }
 }
 
-// Copies KR rows of one entry, and zeros behind them up to `padded`.
+// Copies KR rows of one entry, and zeros behind them up to `padded`; adds them to the
+// sums of its channel unless `sums` is null.
 template <int KR, typename T>
 inline void gather_entry(const LiveRows<T>& p, const T* rows, T factor,
-                         std::int64_t padded, T* compact) {
+                         std::int64_t padded, T* compact, T* sums) {
     if constexpr (KR <= kLanes<T>) {
         if (padded == kLanes<T>) {  // one vector in all
             Vector<T> lanes{};
             FASTJAC_UNROLL
             for (int r = 0; r < KR; ++r) lanes[r] = rows[r * p.stride_row];
-            store(compact, factor * lanes);
+            lanes *= factor;
+            store(compact, lanes);
+            if (sums != nullptr) store(sums, load(sums) + lanes);
             return;
         }
     }
@@ -64,6 +67,9 @@ inline void gather_entry(const LiveRows<T>& p, const T* rows, T factor,
     }
     FASTJAC_UNROLL
     for (int r = 0; r < KR; ++r) compact[r] = factor * rows[r * p.stride_row];
+    if (sums == nullptr) return;
+    FASTJAC_UNROLL
+    for (int r = 0; r < KR; ++r) sums[r] += compact[r];
 }
 
 }  // namespace
@@ -75,10 +81,20 @@ void gather_live(const LiveRows<T>& p) {
     const std::int64_t end = p.row_stride == p.row_count ? 0 : p.row_stride - last;
 #pragma omp parallel for schedule(static)
     for (std::int64_t n = 0; n < p.samples; ++n) {
-        each_entry(p, n, [&](auto rows, const T* from, T* compact, T factor, auto...) {
-            const std::int64_t padded = rows.of == kMoved ? 0 : end;
-            gather_entry<rows.of>(p, from, factor, padded, compact);
-        });
+        T* sums = nullptr;
+        if (p.sums != nullptr) {
+            const std::int64_t size = p.channel_count * p.row_stride;
+            sums = p.sums + n * size;
+            std::fill(sums, sums + size, T(0));
+        }
+        each_entry(p, n,
+                   [&](auto rows, const T* from, T* compact, T factor,
+                       std::int32_t channel, std::int64_t first) {
+                       const std::int64_t padded = rows.of == kMoved ? 0 : end;
+                       T* to = sums == nullptr ? nullptr
+                                               : sums + channel * p.row_stride + first;
+                       gather_entry<rows.of>(p, from, factor, padded, compact, to);
+                   });
     }
 }
 
@@ -109,30 +125,10 @@ void scatter_live(const LiveRows<T>& p) {
     }
 }
 
-template <typename T>
-void live_bias(const LiveBias<T>& p) {
-#pragma omp parallel for schedule(static)
-    for (std::int64_t n = 0; n < p.samples; ++n) {
-        const std::int64_t outputs = n * p.channel_count * p.pooled_pixels;
-        const std::int32_t count = p.starts[n * (p.pixels + 1) + p.pixels];
-        const T* ones = p.ones + n * p.row_count;
-        T* gradient = p.gradient + n * p.channel_count;
-        std::fill(gradient, gradient + p.channel_count, T(0));
-        for (std::int64_t e = outputs; e < outputs + count; ++e) {
-            const T* row = p.compact + e * p.row_stride;
-            T sum = 0;
-            for (std::int64_t r = 0; r < p.row_count; ++r) sum += row[r] * ones[r];
-            gradient[p.channels[e]] += sum;
-        }
-    }
-}
-
 template void gather_live<float>(const LiveRows<float>&);
 template void gather_live<double>(const LiveRows<double>&);
 template void scatter_live<float>(const LiveRows<float>&);
 template void scatter_live<double>(const LiveRows<double>&);
-template void live_bias<float>(const LiveBias<float>&);
-template void live_bias<double>(const LiveBias<double>&);
 
 }  // namespace FASTJAC_ISA
 }  // namespace fastjac

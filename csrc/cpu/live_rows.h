@@ -6,7 +6,8 @@
 namespace fastjac {
 
 // Moves rows between pooled outputs and live entries:
-//   gather:  compact[n, e, r] = factor[e] * rows[r, n, c(e), q(e)]
+//   gather:  compact[n, e, r] = factor[e] * rows[r, n, c(e), q(e)], and if wanted
+//            sums[n, c, r] = sum over e with c(e) = c of compact[n, e, r]
 //   scatter: rows[r, n, c(e), q(e)] += factor[e] * v, from zeros on, where
 //            v = compact[n, e, r] + bias[c(e)] * ones[n, r], if there is a bias
 // Scatter writes whole blocks of `stride_sample` elements: the rows of a sample where
@@ -19,6 +20,7 @@ struct LiveRows {
     const std::int32_t* channels;
     const std::int32_t* sources;
     const T* factors;
+    T* sums;        // (N, C, row_stride), or null
     const T* bias;  // (C), or null
     const T* ones;  // (N, R), the last coordinate of the tangents; null without a bias
     std::int64_t samples;
@@ -33,25 +35,7 @@ struct LiveRows {
     std::int64_t stride_pixel;
 };
 
-// The gradient of the bias, a sample at a time, from the gathered rows:
-//   gradient[n, c] = sum over e with c(e) = c of sum_r compact[n, e, r] * ones[n, r]
-template <typename T>
-struct LiveBias {
-    const T* compact;  // (N, C Q, row_stride)
-    const T* ones;     // (N, R)
-    T* gradient;       // (N, C)
-    const std::int32_t* starts;
-    const std::int32_t* channels;
-    std::int64_t samples;
-    std::int64_t channel_count;
-    std::int64_t pixels;
-    std::int64_t pooled_pixels;
-    std::int64_t row_count;
-    std::int64_t row_stride;
-};
-
 FASTJAC_DECLARE_KERNEL(template <typename T> void gather_live(const LiveRows<T>& p);
-                       template <typename T> void scatter_live(const LiveRows<T>& p);
-                       template <typename T> void live_bias(const LiveBias<T>& p);)
+                       template <typename T> void scatter_live(const LiveRows<T>& p);)
 
 }  // namespace fastjac

@@ -61,6 +61,8 @@ class GatedLayer(Rule):
         #: For a linear layer: the live outputs of the gated layer right below it.
         self.below: Live | None = None
         self._gathered: tuple[Tensor, Tensor] | None = None
+        #: What was gathered, added up over each channel's entries, (n, C, stride).
+        self._channel_sums: Tensor | None = None
         self._layouts: dict[int, InputLayout] = {}
 
     def layout(self, count: int) -> InputLayout:
@@ -139,8 +141,10 @@ class GatedLayer(Rule):
     def bias_gradients(self, rows: Tensor, sums: Sums) -> None:
         (total,) = sums
         if total is not None and self.ones is not None:
-            compact = self._gather(rows)
-            total.add(native_conv.live_bias(self.live, compact, self.ones))
+            self._gather(rows)
+            assert self._channel_sums is not None
+            sums = self._channel_sums[..., : rows.shape[0]]
+            total.add(torch.einsum("ncr,nr->c", sums, self.ones))
 
     def _add_gradient(self, rows: Tensor, tangents: Tensor, total: Sum) -> Tensor:
         """Add the gradient; return the memory of the live entries' rows, now free."""
@@ -162,7 +166,7 @@ class GatedLayer(Rule):
 
     def release(self) -> None:
         super().release()
-        self._gathered = None
+        self._gathered = self._channel_sums = None
 
     @property
     def multiplications(self) -> int:
@@ -192,7 +196,12 @@ class GatedLayer(Rule):
         stride = self.layout(rows.shape[0]).compact_stride
         held = self._hold(rows)
         compact = workspace.empty((self.live.entries, stride), held)
-        self.live.gather(held, compact)
+        if self.ones is not None and self.biases[0] is not None:
+            size = (self.live.samples, self.live.out_shape[1], stride)
+            self._channel_sums = workspace.empty(size, held)
+            self.live.gather(held, compact, self._channel_sums)
+        else:
+            self.live.gather(held, compact)
         self._gathered = rows, compact
         return compact
 
