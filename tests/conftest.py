@@ -10,6 +10,7 @@ import pytest
 import torch
 from checks import PATHS, path_missing, take_path
 from hypothesis import HealthCheck, settings
+from tiny_paper import write_data
 
 COMMON = {
     "deadline": None,
@@ -52,3 +53,11 @@ def data_folder() -> Path:
     if not (folder / "mnist").is_dir():
         pytest.skip(f"no real data: {folder}/mnist is missing (set FASTJAC_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `mnist/`, files of a few small images."""
+    folder = tmp_path_factory.mktemp("tiny") / "mnist"
+    write_data(folder)
+    return folder.parent

@@ -1,20 +1,18 @@
 """`fastjac paper`: the runner, its results on the disk, and the report."""
 
-import gzip
 import json
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from tiny_paper import TINY, reproduce
 
 import fastjac
 from fastjac import models
@@ -24,7 +22,6 @@ from fastjac.paper import experiment
 from fastjac.paper.jobs import plan
 from fastjac.paper.presets import RECIPES
 from fastjac.paper.published import TABLES
-from fastjac.paper.recipes import Phase
 from fastjac.paper.rows import rows
 from fastjac.paper.source import Source
 from fastjac.paper.store import Store, alone
@@ -32,60 +29,11 @@ from fastjac.paper.tables import Measured, ordering
 from fastjac.paper.work import Work
 
 ROOT = Path(fastjac.__file__).resolve().parents[1]
-FULL = RECIPES["mnist", "full"]
-TINY = replace(
-    FULL,
-    options={"widths": (4, 4, 16)},
-    train=Phase(20, 20, 3e-3, weight_decay=1e-3, final=0.1),
-    harden=Phase(6, 20, 1e-3, final=0.1),
-    measure=replace(
-        FULL.measure,
-        images=20,
-        slow_images=6,
-        fgsm_eps=(0.0, 0.1),
-        jsma_eps=(0.0, 1.0),
-        jsma_steps=3,
-        pgd_linf=(0.1,),
-        pgd_l2=(),
-        pgd_steps=2,
-        auto_linf=0.0,
-    ),
-    lambda_sweep=(0.01,),
-    share_sweep=(1.0,),
-    seeds=2,
-    cost_batch=4,
-)
-
-
-def write_idx(path, values):
-    header = struct.pack(">HBB", 0, 8, values.ndim)
-    sizes = b"".join(struct.pack(">I", n) for n in values.shape)
-    path.write_bytes(gzip.compress(header + sizes + values.tobytes()))
-
-
-@pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory):
-    """Images in MNIST's format: a bright row for each class, and noise."""
-    folder = tmp_path_factory.mktemp("tiny") / "mnist"
-    folder.mkdir()
-    random = np.random.RandomState(0)
-    for part, count in (("train", 200), ("t10k", 60)):
-        labels = np.arange(count) % 10
-        images = random.randint(0, 80, (count, 28, 28))
-        images[np.arange(count), 2 * labels + 4] = 250
-        write_idx(folder / f"{part}-images-idx3-ubyte.gz", images.astype(np.uint8))
-        write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels.astype(np.uint8))
-    return folder.parent
 
 
 @pytest.fixture
 def tiny_recipe(monkeypatch):
     monkeypatch.setitem(RECIPES, ("mnist", "quick"), TINY)
-
-
-def reproduce(data, out, **options):
-    fixed = {"recipe": TINY, "verify": False, "progress": False, "processes": 2}
-    return experiment.reproduce(data, "mnist", out, **{**fixed, **options})
 
 
 @pytest.fixture(scope="session")
@@ -231,7 +179,7 @@ def test_seconds_count_the_training_of_earlier_sessions(
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_paper import TINY, reproduce
+from tiny_paper import TINY, reproduce
 if __name__ == "__main__":
     found = reproduce({data!r}, {out!r}, only=["jacobian", "adversarial"])
     print("stopped:", found.stopped)
@@ -355,38 +303,6 @@ def test_a_diverged_row_is_reported_and_the_others_run(tiny_data, tmp_path):
         if line.startswith("| Jacobian regularization |")
     )
     assert "| failed |" in line
-
-
-def test_options_change_the_recipe_and_are_in_the_commands(tiny_data, tmp_path):
-    changes = {"steps": 3, "lam": 0.25, "share": 0.3, "attacked": 7}
-    outcome = reproduce(tiny_data, tmp_path, **changes, report_only=True)
-    assert (outcome.finished, outcome.planned) == (0, 28)
-    text = (tmp_path / "report.md").read_text()
-    said = " ".join(f"--{name} {value}" for name, value in changes.items())
-    assert f"{said} --out REPORT --only jacobian`" in text
-    assert "Post-processing: 3 steps of 20 images" in text
-    assert "| Jacobian regularization | not run | 98.44 |" in text
-    with pytest.raises(ValueError, match="steps .=0. must be at least 1"):
-        reproduce(tiny_data, tmp_path, steps=0)
-    with pytest.raises(ValueError, match="attacked .=0. must be at least 1"):
-        reproduce(tiny_data, tmp_path, attacked=0)
-    with pytest.raises(ValueError, match="one of full, quick for cifar-10"):
-        experiment.reproduce(tiny_data, "cifar-10", tmp_path, preset="medium")
-    with pytest.raises(ValueError, match="share .=2. must be above 0 and at most 1"):
-        reproduce(tiny_data, tmp_path, share=2)
-
-
-def test_groups_that_a_preset_leaves_out_can_be_asked_for(tiny_data, tmp_path):
-    recipe = replace(TINY, groups=("main",), seeds=1)
-    first = f"lambda={TINY.lambda_sweep[0]:g}"
-    for only in ("lambda", first):
-        outcome = reproduce(
-            tiny_data, tmp_path, recipe=recipe, only=[only], report_only=True
-        )
-        assert outcome.planned == 10 + len(TINY.lambda_sweep)
-        text = (tmp_path / "report.md").read_text()
-        assert "--out REPORT --only cost,main,lambda`" in text
-        assert f"--out REPORT --only {first}`" in text
 
 
 def test_the_ordering_is_told_as_it_is():

@@ -67,6 +67,14 @@ def paper(
         int,
         typer.Option(min=0, help="Test images that all attacks see; 0 as above."),
     ] = 0,
+    auto_attack: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            metavar="EPS",
+            help="Size of AutoAttack, l_inf, which needs torchattacks; 0 as above.",
+        ),
+    ] = 0.0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
     verify: Annotated[
         bool, typer.Option(help="Insist on the published files, by checksums.")
@@ -91,6 +99,7 @@ def paper(
         lam=lam or None,
         share=share or None,
         attacked=attacked or None,
+        auto_attack=auto_attack or None,
         processes=jobs,
         device=str(device_of(device)),
         verify=verify,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 from fastjac.paper.recipes import Recipe
 from fastjac.paper.rows import GROUPS, rows
@@ -19,12 +20,14 @@ class Changes:
         share: of a batch that FGSM perturbs in rows with adversarial training, above 0
             and at most 1.
         attacked: test images that all attacks see, at least 1.
+        auto_attack: l_inf size of AutoAttack, above 0; needs torchattacks.
     """
 
     steps: int | None = None
     lam: float | None = None
     share: float | None = None
     attacked: int | None = None
+    auto_attack: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "attacked"):
@@ -35,6 +38,13 @@ class Changes:
             raise ValueError(f"lam (={self.lam}) must be positive")
         if self.share is not None and not 0 < self.share <= 1:
             raise ValueError(f"share (={self.share}) must be above 0 and at most 1")
+        if self.auto_attack is not None and not self.auto_attack > 0:
+            raise ValueError(f"auto_attack (={self.auto_attack}) must be positive")
+        if self.auto_attack is not None and find_spec("torchattacks") is None:
+            raise ValueError(
+                f"auto_attack (={self.auto_attack}) needs torchattacks, which is not"
+                " installed; run `pip install torchattacks`"
+            )
 
     def applied(self, recipe: Recipe) -> Recipe:
         """Return the recipe with these values.
@@ -60,6 +70,9 @@ class Changes:
                 recipe.measure, images=self.attacked, slow_images=self.attacked
             )
             recipe = replace(recipe, measure=measure)
+        if self.auto_attack is not None:
+            measure = replace(recipe.measure, auto_linf=self.auto_attack)
+            recipe = replace(recipe, measure=measure)
         return recipe
 
     @property
@@ -68,7 +81,7 @@ class Changes:
         words: list[str] = []
         for name, value in vars(self).items():
             if value is not None:
-                words += [f"--{name}", str(value)]
+                words += [f"--{name.replace('_', '-')}", str(value)]
         return tuple(words)
 
 

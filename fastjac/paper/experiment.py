@@ -54,6 +54,7 @@ def reproduce(
     lam: float | None = None,
     share: float | None = None,
     attacked: int | None = None,
+    auto_attack: float | None = None,
     processes: int = 1,
     device: str = "auto",
     verify: bool = True,
@@ -81,6 +82,8 @@ def reproduce(
             instead of the preset's.
         attacked: how many test images all attacks see, instead of the preset's; a row
             that is trained already is only measured anew.
+        auto_attack: l_inf size of AutoAttack, which needs torchattacks, instead of the
+            preset's.
         processes: jobs at once.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
         verify: insist on the published files, by their checksums.
@@ -99,7 +102,7 @@ def reproduce(
         RunError: a worker process died.
     """
     _check(dataset, preset, processes)
-    changes = Changes(steps, lam, share, attacked)
+    changes = Changes(steps, lam, share, attacked, auto_attack)
     recipe = changes.applied(recipe or RECIPES[dataset, preset])
     recipe, more = with_groups(recipe, only)
     source = Source(Path(data), dataset, verify)

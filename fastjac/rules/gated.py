@@ -143,8 +143,8 @@ class GatedLayer(Rule):
         if total is not None and self.ones is not None:
             self._gather(rows)
             assert self._channel_sums is not None
-            sums = self._channel_sums[..., : rows.shape[0]]
-            total.add(torch.einsum("ncr,nr->c", sums, self.ones))
+            by_channel = self._channel_sums[..., : rows.shape[0]]
+            total.add(torch.einsum("ncr,nr->c", by_channel, self.ones))
 
     def _add_gradient(self, rows: Tensor, tangents: Tensor, total: Sum) -> Tensor:
         """Add the gradient; return the memory of the live entries' rows, now free."""

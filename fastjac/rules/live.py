@@ -156,9 +156,7 @@ class Live:
         """Return the share of the outputs behind the pool that are live."""
         return self._count() / max(1, self.entries)
 
-    def gather(
-        self, rows: Tensor, compact: Tensor, sums: Tensor | None = None
-    ) -> None:
+    def gather(self, rows: Tensor, compact: Tensor, sums: Tensor | None = None) -> None:
         """Copy rows (R, n, C, ...) times the gates to live entries.
 
         ``sums`` (n, C, stride) receives those of each channel, added up.
