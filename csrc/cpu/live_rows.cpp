@@ -65,11 +65,16 @@ inline void gather_entry(const LiveRows<T>& p, const T* rows, T factor,
     for (std::int64_t lane = 0; lane < padded; lane += kLanes<T>) {
         store(compact + lane, Vector<T>{});
     }
+    T moved[KR];  // all read before any is written, so that they can be vectors
     FASTJAC_UNROLL
-    for (int r = 0; r < KR; ++r) compact[r] = factor * rows[r * p.stride_row];
+    for (int r = 0; r < KR; ++r) moved[r] = factor * rows[r * p.stride_row];
+    FASTJAC_UNROLL
+    for (int r = 0; r < KR; ++r) compact[r] = moved[r];
     if (sums == nullptr) return;
     FASTJAC_UNROLL
-    for (int r = 0; r < KR; ++r) sums[r] += compact[r];
+    for (int r = 0; r < KR; ++r) moved[r] += sums[r];
+    FASTJAC_UNROLL
+    for (int r = 0; r < KR; ++r) sums[r] = moved[r];
 }
 
 }  // namespace
@@ -117,10 +122,13 @@ void scatter_live(const LiveRows<T>& p) {
                        std::int32_t channel, std::int64_t first) {
                        const T* ones = p.ones + n * p.row_count + first;
                        const T bias = p.bias[channel];
+                       T lifted[rows.of];
                        FASTJAC_UNROLL
                        for (int r = 0; r < rows.of; ++r)
-                           to[r * p.stride_row] +=
-                               factor * (compact[r] + bias * ones[r]);
+                           lifted[r] = factor * (compact[r] + bias * ones[r]);
+                       FASTJAC_UNROLL
+                       for (int r = 0; r < rows.of; ++r)
+                           to[r * p.stride_row] += lifted[r];
                    });
     }
 }

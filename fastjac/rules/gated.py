@@ -144,7 +144,7 @@ class GatedLayer(Rule):
             self._gather(rows)
             assert self._channel_sums is not None
             by_channel = self._channel_sums[..., : rows.shape[0]]
-            total.add(torch.einsum("ncr,nr->c", by_channel, self.ones))
+            total.add(torch.bmm(by_channel, self.ones.unsqueeze(2)).sum(0).squeeze(1))
 
     def _add_gradient(self, rows: Tensor, tangents: Tensor, total: Sum) -> Tensor:
         """Add the gradient; return the memory of the live entries' rows, now free."""

@@ -90,7 +90,8 @@ def add_bias_gradient(rows: Tensor, ones: Tensor | None, total: Sum | None) -> N
     """Add the gradient of a bias from rows (R, n, C, ...) at what it is added to."""
     if total is not None and ones is not None:
         rows = rows.sum(tuple(range(3, rows.dim()))) if rows.dim() > 3 else rows
-        total.add(torch.einsum("rnc,nr->c", rows, ones))
+        per_sample = rows.permute(1, 2, 0) @ ones.unsqueeze(2)
+        total.add(per_sample.sum(0).squeeze(1))
 
 
 class MatrixProduct(Rule):
