@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -145,10 +146,12 @@ def added(penalty: Penalty) -> Total:
 
 
 def with_loss(
-    model: nn.Module, x: Tensor, y: Tensor, lam: float
+    penalty: str, model: nn.Module, x: Tensor, y: Tensor, lam: float
 ) -> tuple[Tensor, Tensor]:
     """fastjac, exact, with the cross-entropy's gradient from the same sweep."""
-    step = fastjac.regularized_loss(model, x, y, lam, reduction="mean", backend="fused")
+    step = fastjac.regularized_loss(
+        model, x, y, lam, penalty=penalty, reduction="mean", backend="fused"
+    )
     return step.total, step.penalty
 
 
@@ -171,7 +174,7 @@ JACOBIAN: dict[str, Contestant] = {
     "jacrev": contestant(jacrev, autograd_loop),
     "one projection": contestant(one_projection, one_projection),
     "fused": contestant(fused, autograd_loop),
-    "fused with loss": Contestant(with_loss, added(autograd_loop)),
+    "fused with loss": Contestant(partial(with_loss, "jacobian"), added(autograd_loop)),
 }
 #: On a GPU, where compiling takes launches away, though minutes first, and where the
 #: loss has a backward pass of its own.
@@ -183,6 +186,7 @@ CROSS_LIPSCHITZ: dict[str, Contestant] = {
     "K^2 loop": contestant(pairs, pairs),
     "closed form": contestant(closed_form, pairs),
     "fused": contestant(fused_cross_lipschitz, pairs),
+    "fused with loss": Contestant(partial(with_loss, "cross-lipschitz"), added(pairs)),
 }
 GROUPS = {"jacobian": JACOBIAN, "cross-lipschitz": CROSS_LIPSCHITZ}
 

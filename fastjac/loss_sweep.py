@@ -10,7 +10,6 @@ from torch import Tensor
 from fastjac.differentiable import Context, needed_of, placed, returned, scaled, taken
 from fastjac.linearization import Linearization
 from fastjac.norms import Norms
-from fastjac.seeds import identity
 from fastjac.sweep import Sweep
 
 
@@ -18,8 +17,9 @@ from fastjac.sweep import Sweep
 class Loss:
     """A loss of the logits that a penalty is added to: its value, and its gradient.
 
-    ``slopes`` is ``d value / d logits``, (N, K); the penalty has the weight ``lam`` and
-    is a mean, a sum or a root of the sum of the squared norms of all rows.
+    ``slopes`` (N, R) times the penalty's seeds is ``d value / d logits``; the penalty
+    has the weight ``lam`` and is a mean, a sum or a root of the sum of all rows' squared
+    norms.
     """
 
     value: Tensor
@@ -43,15 +43,18 @@ class Loss:
 
 
 def loss_and_penalty(
-    linearization: Linearization, x: Tensor, loss: Loss, chunk: int | None = None
+    linearization: Linearization,
+    seeds: Tensor,
+    x: Tensor,
+    loss: Loss,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor] | None:
     """Return ``loss + lam * penalty``, differentiable, and the penalty, which is not.
 
     Both gradients come from one sweep; see fastjac/sweep.py. The network must be
-    `exact`. None says that the penalty needs all rows before any is pushed, and that
-    they do not fit one chunk.
+    `exact`, and the seeds (R, K) must carry no gradient. None says that the penalty
+    needs all rows before any is pushed, and that they do not fit one chunk.
     """
-    seeds = identity(linearization.classes, linearization.dtype, linearization.device)
     sweep = Sweep(linearization, seeds, chunk)
     if loss.reduction == "frobenius":
         if len(sweep.chunks) > 1:

@@ -18,7 +18,7 @@ from fastjac.forward import Model, Origin, forward
 from fastjac.graph import depends_on_others
 from fastjac.linearization import Linearization
 from fastjac.loss_sweep import Loss, loss_and_penalty
-from fastjac.seeds import is_identity
+from fastjac.seeds import combination, cross_lipschitz
 from fastjac.source import FusedRows, Rows
 from fastjac.squares import Squares
 
@@ -43,7 +43,8 @@ def regularized_loss(
     lam: float,
     *,
     loss: Callable[[Tensor, Any], Tensor] = F.cross_entropy,
-    reduction: str = "frobenius",
+    penalty: str = "jacobian",
+    reduction: str | None = None,
     class_weights: Tensor | None = None,
     projections: int | None = None,
     generator: torch.Generator | None = None,
@@ -52,21 +53,24 @@ def regularized_loss(
     batch_statistics: str = "constant",
     process_group: Any = None,
 ) -> RegularizedLoss:
-    """Return a loss of the logits plus ``lam`` times the Jacobian penalty.
+    """Return a loss of the logits plus ``lam`` times a penalty.
 
     The same numbers and gradients, but for rounding, as::
 
         penalty, logits = fastjac.jacobian_penalty(model, x, return_logits=True)
         total = loss(logits, y) + lam * penalty
 
+    or with `cross_lipschitz_penalty` in its place.
+
     In a network that is linear but for its activations' kinks and its biases (layers
     with ReLU, LeakyReLU or PReLU, max and average pools, dropout, residual sums) the
     sweep that computes the penalty's gradient gives the loss's as well, so that no
-    backward pass is made for it. That needs float32 or float64 parameters on a CPU, all
-    classes with equal weight, biases that are parameters and require grad, one process,
-    and an ``x`` that does not require grad; "frobenius" needs the batch to fit one
-    chunk too. Otherwise the lines above are what is done. Hooks on parameters run
-    either way, hooks on tensors inside the model may not.
+    backward pass is made for it. That needs float32 or float64 parameters on a CPU, no
+    random projections, biases that are parameters and require grad, one process, and an
+    ``x`` that does not require grad; "frobenius" needs the batch to fit one chunk too,
+    and the Cross-Lipschitz penalty a loss that does not change if a number is added to
+    all logits, as the cross-entropy. Otherwise the lines above are what is done. Hooks
+    on parameters run either way, hooks on tensors inside the model may not.
 
     Args:
         model: as in `jacobian_penalty`, and so are all arguments that are not below.
@@ -74,7 +78,9 @@ def regularized_loss(
         y: what ``loss`` takes: for the cross-entropy (N,) integer labels.
         lam: weight of the penalty, at least 0.
         loss: ``(logits, y) -> scalar``.
-        reduction: "frobenius", "sum" or "mean", of the penalty.
+        penalty: "jacobian" or "cross-lipschitz".
+        reduction: "frobenius", "sum" or "mean", of the penalty; None for the default of
+            `jacobian_penalty`, "frobenius", or `cross_lipschitz_penalty`, "sum".
         class_weights: as in `jacobian_penalty`.
         projections: as in `jacobian_penalty`.
         generator: as in `jacobian_penalty`.
@@ -100,12 +106,21 @@ def regularized_loss(
         True
     """
     lam = _checked_weight(lam)
+    checks.one_of("penalty", penalty, ("jacobian", "cross-lipschitz"))
+    chosen: Callable[[Tensor], Tensor] = cross_lipschitz
+    if penalty == "jacobian":
+        chosen = partial(
+            penalties.jacobian_seeds, class_weights, projections, generator
+        )
+    else:
+        _refuse(class_weights=class_weights, projections=projections)
+    if reduction is None:
+        reduction = "frobenius" if penalty == "jacobian" else "sum"
     if reduction == "none":
         raise ValueError(
             "`reduction` must be 'frobenius', 'sum' or 'mean', as one number is added "
             "to the loss; got 'none'"
         )
-    chosen = partial(penalties.jacobian_seeds, class_weights, projections, generator)
     squares = Squares(
         chosen, reduction, chunk, backend, batch_statistics, process_group
     )
@@ -118,10 +133,10 @@ def regularized_loss(
         if not x.requires_grad and lam > 0:
             both = _in_one_sweep(squares, rows, seeds, logits, leaf, value, lam)
         if both is None:
-            penalty = squares.reduced(rows, logits, seeds)
-            both = value + lam * penalty, penalty
-    total, penalty = both
-    return RegularizedLoss(total, value.detach(), penalty.detach(), logits.detach())
+            norm = squares.reduced(rows, logits, seeds)
+            both = value + lam * norm, norm
+    total, norm = both
+    return RegularizedLoss(total, value.detach(), norm.detach(), logits.detach())
 
 
 def takes_one_sweep(linearization: Linearization) -> bool:
@@ -149,14 +164,26 @@ def _in_one_sweep(
     linearization = rows.linearization
     if not takes_one_sweep(linearization) or parallel.initialised():
         return None
-    if not is_identity(seeds) or fewer_rows(linearization, seeds) is not seeds:
+    if fewer_rows(linearization, seeds) is not seeds:
         return None
     if not value.requires_grad or depends_on_others(value, logits):
         return None
     (slopes,) = torch.autograd.grad(value, logits, retain_graph=True)
-    found = Loss(value.detach(), slopes, lam, squares.reduction)
+    combined = combination(seeds, slopes)
+    if combined is None:
+        return None
+    found = Loss(value.detach(), combined, lam, squares.reduction)
     size = checks.check_chunk(squares.chunk)
-    return loss_and_penalty(linearization, x.detach(), found, size)
+    return loss_and_penalty(linearization, seeds, x.detach(), found, size)
+
+
+def _refuse(**options: Any) -> None:
+    """Raise for options that only the Jacobian penalty has."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` is for penalty='jacobian'; leave it None, got {value!r}"
+            )
 
 
 def _checked_weight(lam: float) -> float:

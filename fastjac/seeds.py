@@ -58,6 +58,24 @@ def is_identity(seeds: Tensor) -> bool:
     return seeds is _kept.get((seeds.shape[-1], seeds.dtype, seeds.device))
 
 
+def combination(seeds: Tensor, of: Tensor) -> Tensor | None:
+    """Return h, (N, R), with ``h S = of`` (N, K) for seeds S (R, K); None if it fails.
+
+    For seeds whose rows are orthogonal, as they are but for random projections, ``h_r =
+    <of, S_r> / ||S_r||^2``; what remains says whether that was all.
+    """
+    if is_identity(seeds):
+        return of
+    if seeds.dim() != 2 or seeds.requires_grad:
+        return None
+    exact = seeds.double()
+    squares = exact.square().sum(1)
+    parts = of.double() @ exact.t() / torch.where(squares > 0, squares, 1.0)
+    left = (of - parts @ exact).abs().max()
+    enough = left <= 32 * torch.finfo(of.dtype).eps * of.abs().max()
+    return parts.to(seeds.dtype) if enough else None
+
+
 def orthonormal_rows(
     logits: Tensor, count: int, generator: torch.Generator | None
 ) -> Tensor:

@@ -121,8 +121,8 @@ class Sweep:
 
         Args:
             x: (N, ...), where the network was linearised, which is `exact`.
-            slopes: (N, K), the gradient of the loss at the logits; the seeds must be
-                the identity.
+            slopes: (N, R), what to multiply the seeds with to get the gradient of the
+                loss at the logits.
             factor: makes the penalty's derivative with respect to
                 ``sum_i norms_i / 2`` from the norms, for which the rows of all samples
                 must be there if it looks at them: only in a single chunk.

@@ -228,6 +228,37 @@ def test_projections_draw_what_the_penalty_draws() -> None:
     assert torch.equal(step.penalty, penalty)
 
 
+def test_classes_of_other_weights_take_one_sweep(path: str) -> None:
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0], dtype=DOUBLE)
+    step = assert_equal_to_apart(small_conv().double(), images(), class_weights=weights)
+    assert in_one_sweep(step)
+
+
+def squared(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.square().mean()
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, squared])
+@pytest.mark.parametrize("reduction", ["frobenius", "sum", "mean", None])
+def test_cross_lipschitz_takes_one_sweep_if_the_loss_ignores_shifts(
+    loss: Callable[..., Tensor], reduction: str | None, path: str
+) -> None:
+    model = small_conv().double()
+    options = {} if reduction is None else {"reduction": reduction}
+    penalty, logits = fastjac.cross_lipschitz_penalty(
+        model, images(), backend="autograd", return_logits=True, **options
+    )
+    total = loss(logits, Y) + 0.3 * penalty
+    step = fastjac.regularized_loss(
+        model, images(), Y, 0.3, loss=loss, penalty="cross-lipschitz", **options
+    )
+    assert in_one_sweep(step) == (loss is not squared)
+    assert torch.allclose(step.total, total)
+    expected = gradients(model, total)
+    for found, expect in zip(gradients(model, step.total), expected, strict=True):
+        assert torch.allclose(found, expect, rtol=1e-9, atol=1e-12)
+
+
 def smoothed(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y, label_smoothing=0.1)
 
@@ -348,6 +379,12 @@ def test_parts_are_detached_and_logits_those_of_the_same_pass() -> None:
         ({"loss": lambda z, y: z.sum(1)}, ValueError, r"one number.*\(5,\)"),
         ({"loss": lambda z, y: 1.0}, TypeError, "`loss` must return a tensor"),
         ({"backend": "fast"}, ValueError, "`backend` must be one of"),
+        ({"penalty": "hein"}, ValueError, "`penalty` must be one of 'jacobian'"),
+        (
+            {"penalty": "cross-lipschitz", "projections": 2},
+            ValueError,
+            "`projections` is for penalty='jacobian'",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(

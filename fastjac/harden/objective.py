@@ -124,8 +124,10 @@ class Objective:
         averaged. Of a penalty given as a function they take the mean over processes.
         """
         x = self.perturbed(model, x, y)
-        if self.penalty == "jacobian" and group is None:
-            step = regularized_loss(model, x, y, self.lam, **self.options)
+        if self.penalty in ("jacobian", "cross-lipschitz") and group is None:
+            step = regularized_loss(
+                model, x, y, self.lam, penalty=self.penalty, **self.options
+            )
             return Terms(step.total, step.loss, step.penalty, step.logits)
         if self.penalty is None:
             logits = model(x)
