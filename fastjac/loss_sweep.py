@@ -18,8 +18,8 @@ class Loss:
     """A loss of the logits that a penalty is added to: its value, and its gradient.
 
     ``slopes`` (N, R) times the penalty's seeds is ``d value / d logits``; the penalty
-    has the weight ``lam`` and is a mean, a sum or a root of the sum of all rows' squared
-    norms.
+    has the weight ``lam``, and is a mean, a sum or a root of the sum of the squared
+    norms of all rows.
     """
 
     value: Tensor

@@ -56,7 +56,8 @@ class Arena:
         if place == len(self.blocks):
             self.blocks.append(self._new(size))
         elif self.blocks[place].numel() < size:
-            self.blocks[place] = torch.empty(0)  # given back first: both may not fit
+            # Given back first, as both may not fit; a part of a joined piece stays.
+            self.blocks[place] = torch.empty(0)
             self.blocks[place] = self._new(size)
         return self.blocks[place]
 

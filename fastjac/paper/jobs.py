@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from fastjac.data import ImageData
@@ -71,6 +72,11 @@ class Job:
         """What to call it while it runs."""
         named = self.kind if self.row is None else self.row.key
         return f"{named}, seed {self.seed}"
+
+
+def model_file(folder: Path, network_id: str) -> Path:
+    """Return where a run in ``folder`` keeps a trained network."""
+    return folder / "models" / f"{network_id}.pt"
 
 
 def plan(recipe: Recipe, images: ImageData, seeds: Sequence[int]) -> list[Job]:

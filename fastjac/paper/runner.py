@@ -26,7 +26,7 @@ import torch
 
 import fastjac
 from fastjac.harden import NonFiniteLossError
-from fastjac.paper.jobs import Job
+from fastjac.paper.jobs import Job, model_file
 from fastjac.paper.progress import Display
 from fastjac.paper.signals import Stopped
 from fastjac.paper.source import Source
@@ -149,8 +149,8 @@ class Runner:
         """Whether the job need not be run: its result, and its network, are there."""
         if job.id not in self.store.results:
             return False
-        model = self.folder / "models" / f"{job.id}.pt"
-        return job.kind != "train" or model.is_file()
+        network = model_file(self.folder, job.network_id)
+        return job.kind != "train" or network.is_file()
 
     def _all(
         self, pool: ProcessPoolExecutor, todo: dict[str, Job], messages: Any

@@ -17,7 +17,7 @@ from fastjac.data import ImageData
 from fastjac.harden import TrainingResult
 from fastjac.paper import costs
 from fastjac.paper.defences import ONE_ROW, PENALTIES, of_first
-from fastjac.paper.jobs import Job
+from fastjac.paper.jobs import Job, model_file
 from fastjac.paper.measures import measure
 from fastjac.paper.recipes import Phase
 from fastjac.paper.signals import Report, Watched
@@ -61,7 +61,7 @@ class Work:
         else:
             network = self._network(job)
             found = {"training": self._trained(job, network)}
-            file = self.model_file(job.network_id)
+            file = model_file(self.folder, job.network_id)
             found["network"] = file.relative_to(self.folder).as_posix()
             if found["training"]:  # its seconds count those of earlier sessions
                 begin = time.perf_counter() - found["training"]["seconds"]
@@ -71,16 +71,12 @@ class Work:
             path.unlink(missing_ok=True)
         return found
 
-    def model_file(self, network_id: str) -> Path:
-        """Where a trained network is kept."""
-        return self.folder / "models" / f"{network_id}.pt"
-
     def _checkpoint(self, job: Job, name: str) -> Path:
         return self.folder / "checkpoints" / f"{job.id}.{name}"
 
     def _network(self, job: Job) -> models.Network:
         if job.needs is not None:
-            return models.load(self.model_file(job.needs))[0].to(self.device)
+            return models.load(model_file(self.folder, job.needs))[0].to(self.device)
         torch.manual_seed(job.seed)
         options = {**dict(job.options), "classes": self.images.classes}
         return models.create(job.network, **options).to(self.device)
@@ -92,7 +88,7 @@ class Work:
         """
         if job.phase is None:
             return None
-        file = self.model_file(job.network_id)
+        file = model_file(self.folder, job.network_id)
         if file.is_file():
             known, notes = models.load(file)
             if "training" in notes:
