@@ -63,10 +63,11 @@ class Linearization:
         )
 
     @property
-    def biases(self) -> list[Tensor]:
-        """The biases that may receive a gradient, which rows do not depend on."""
+    def weights_and_biases(self) -> list[Tensor]:
+        """`weights`, and the biases that may receive a gradient, each tensor once."""
         given = (bias for rule in self.rules for bias in rule.biases)
-        return _unique(b for b in given if b is not None and b.requires_grad)
+        biases = (b for b in given if b is not None and b.requires_grad)
+        return _unique((*self.weights, *biases))
 
     @property
     def rules(self) -> list[Rule]:

@@ -60,7 +60,7 @@ def loss_and_penalty(
         if len(sweep.chunks) > 1:
             return None
         sweep.shrinkable = False
-    inputs = (*linearization.weights, *linearization.biases)
+    inputs = linearization.weights_and_biases
     total, penalty = _Both.apply(sweep, x, loss, *inputs)
     return total, penalty
 

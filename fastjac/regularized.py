@@ -146,7 +146,8 @@ def takes_one_sweep(linearization: Linearization) -> bool:
     """
     logits = linearization.logits
     same = linearization.dtype == logits.dtype == linearization.x_dtype
-    return linearization.exact and same and not native.waits(logits)
+    apart = linearization.samplewise  # a lift belongs to a sample
+    return linearization.exact and apart and same and not native.waits(logits)
 
 
 def _in_one_sweep(

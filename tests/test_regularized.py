@@ -146,6 +146,52 @@ def test_networks_that_are_linear_but_for_biases_take_one_sweep(
             assert torch.allclose(found, expect, rtol=1e-9, atol=1e-12)
 
 
+class Tied(nn.Module):
+    """One vector is a bias twice and a factor once, one matrix is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(128, 4), nn.Linear(4, 4)
+        self.last.bias = self.first.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = F.relu(self.first(x.flatten(1))) * self.first.bias
+        return self.last(F.relu(self.last(u)))
+
+
+def test_a_tensor_that_is_weight_and_bias_gets_its_gradient_once(path: str) -> None:
+    assert in_one_sweep(assert_equal_to_apart(Tied().double(), images()))
+
+
+class Frames(nn.Module):
+    """A convolution and a linear layer that see several images of a sample."""
+
+    def __init__(self, across: bool) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(1, 3, 3), nn.Linear(2 * 3 * 36, 4)
+        self.across = across
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.across:  # dimension 0 is as long as the batch, and is not the batch
+            x = x.flatten(2).permute(2, 1, 0).unflatten(0, (8, 8)).flatten(1, 3)
+            x = F.relu(F.linear(x, torch.ones(4, x.shape[1]).to(x), self.last.bias))
+            return x[: x.shape[0]] @ self.last.weight[:, :4].t()
+        u = F.relu(self.conv(x.flatten(0, 1).unsqueeze(1)))
+        return self.last(u.view(len(x), -1))
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_layers_that_see_several_images_of_a_sample(samples: int, path: str) -> None:
+    step = assert_equal_to_apart(
+        Frames(across=False).double(), images(samples), Y[:samples]
+    )
+    assert not in_one_sweep(step)
+
+
+def test_samples_that_leave_dimension_zero() -> None:
+    assert_equal_to_apart(Frames(across=True).double(), images(8), torch.arange(8) % 4)
+
+
 class Shifted(nn.Module):
     """A network with one more constant, or another thing that no sweep carries."""
 

@@ -62,11 +62,11 @@ def is_exact(arc: Arc, samples: int) -> bool:
         return not several
     if name in JOINT:
         return len(arc.varying) == len(arc.node.next_functions)
+    aligned = arc.out_shape[0] == samples  # one entry a sample, as lifts have
     if name == "ConvolutionBackward0":
         none = arc.saved("bias_sym_sizes_opt") is None
-        return none or bias_of(arc, 2) is not None
+        return none or (aligned and bias_of(arc, 2) is not None)
     if name == "AddmmBackward0":
         plain = arc.argument == 1 and not several and arc.saved("beta") in (None, 1)
-        aligned = arc.out_shape[0] == samples
         return plain and aligned and bias_of(arc, 0) is not None
     return False
