@@ -218,10 +218,16 @@ def _dependent(reads: dict[Any, tuple[Value, ...]], goal: Value) -> set[Value]:
 
 
 def depends_on_others(value: Tensor, logits: Tensor) -> bool:
-    """Whether a value computed from logits needs the gradient of other leaves too."""
-    goal = logits.grad_fn
-    nodes = _reads(value.grad_fn, goal)
-    return any(n is not goal and hasattr(n, "variable") for n in nodes)
+    """Whether a value has a gradient but for that which reaches it by the logits.
+
+    It may have parameters of its own, or read another output of the model.
+    """
+    goal = value_of(logits)
+    nodes = _reads(value.grad_fn, goal[0])
+    if any(node is not goal[0] and hasattr(node, "variable") for node in nodes):
+        return True
+    read = {edge for node in nodes if node is not goal[0] for edge in nodes[node]}
+    return {edge for edge in read if edge[0] is goal[0]} != {goal}
 
 
 def sequence_number() -> int:

@@ -125,7 +125,8 @@ def regularized_loss(
         chosen, reduction, chunk, backend, batch_statistics, process_group
     )
     logits, leaf = forward(model, x, shared=True, in_training=True)
-    value = _checked_loss(loss(logits, y))
+    # A loss may work in place; the penalty is that of the logits as they were.
+    value = _checked_loss(loss(logits.clone(), y))
     origin = Origin(model, leaf)
     with origin.gathered():
         rows, seeds = squares.rows(logits, leaf, origin), squares.seeds(logits)

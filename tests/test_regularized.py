@@ -208,6 +208,18 @@ def with_constant_channel(u: Tensor) -> Tensor:
     return torch.cat([u[:, 1:], torch.ones_like(u[:, :1])], 1)
 
 
+class OneBias(nn.Module):
+    """A linear layer whose bias is one number, and another that takes it whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(128, 7), nn.Linear(7, 4)
+        self.first.bias = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.first(x.flatten(1))))
+
+
 INEXACT: dict[str, Callable[[], nn.Module]] = {
     "gelu": lambda: Shifted(F.gelu),
     "relu6": lambda: Shifted(lambda u: F.relu6(4 * u)),
@@ -221,6 +233,7 @@ INEXACT: dict[str, Callable[[], nn.Module]] = {
     "product of two": lambda: Shifted(lambda u: u * u.flip(1).abs()),
     "batch norm": lambda: Shifted(nn.BatchNorm2d(3).double().eval()),
     "sigmoid": lambda: Shifted(torch.sigmoid),
+    "one number as a bias": OneBias,
     "frozen bias": lambda: frozen("0.bias"),
 }
 
@@ -334,6 +347,39 @@ def test_a_loss_with_a_parameter_of_its_own_trains_it() -> None:
     (expected,) = torch.autograd.grad(tempered(model(images()), Y), heat)
     assert not in_one_sweep(step)
     assert torch.allclose(found, expected)
+
+
+class TwoHeads(nn.Module):
+    """Logits and another output of the same operation, which is kept aside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.aside = nn.Linear(128, 8), torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits, self.aside = self.last(x.flatten(1)).view(-1, 2, 4).unbind(1)
+        return logits
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_loss_that_reads_another_output_of_the_model(both: bool) -> None:
+    model = TwoHeads().double()
+
+    def aside(logits: Tensor, y: Tensor) -> Tensor:
+        return model.aside.square().mean() + both * F.cross_entropy(logits, y)
+
+    assert_equal_to_apart(model, images(), loss=aside)
+
+
+def in_place(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits.div_(2), y)
+
+
+@pytest.mark.parametrize("backend", ["auto", "autograd"])
+def test_a_loss_that_works_in_place_leaves_the_penalty_alone(backend: str) -> None:
+    assert_equal_to_apart(
+        small_conv().double(), images(), loss=in_place, backend=backend
+    )
 
 
 def test_a_loss_that_ignores_the_logits_adds_nothing() -> None:

@@ -47,10 +47,15 @@ JOINT = frozenset(
 
 
 def bias_of(arc: Arc, argument: int) -> Tensor | None:
-    """Return the bias that an operation was called with, if it is a parameter."""
+    """Return the bias that an operation was called with, if it is a parameter.
+
+    One of a single element that torch broadcasts over the channels is left out.
+    """
     node = arc.node.next_functions[argument][0]
     variable: Tensor | None = getattr(node, "variable", None)
-    return variable if variable is not None and variable.dim() == 1 else None
+    if variable is None or variable.shape != arc.out_shape[1:2]:
+        return None
+    return variable
 
 
 def is_exact(arc: Arc, samples: int) -> bool:
