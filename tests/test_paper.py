@@ -177,9 +177,18 @@ def test_seconds_count_the_training_of_earlier_sessions(
 
 
 SCRIPT = """
-import sys
+import sys, time
 sys.path.insert(0, {tests!r})
+from fastjac.paper.store import Store
 from tiny_paper import TINY, reproduce
+
+add = Store.add
+
+def add_and_wait(store, record):
+    add(store, record)
+    time.sleep(1)  # so that a signal meets a run that is not finished
+
+Store.add = add_and_wait
 if __name__ == "__main__":
     found = reproduce({data!r}, {out!r}, only=["jacobian", "adversarial"])
     print("stopped:", found.stopped)
