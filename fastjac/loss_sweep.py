@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastjac.differentiable import Context, needed_of, placed, returned, scaled, taken
+from fastjac.differentiable import Context, returned, scaled, taken
 from fastjac.linearization import Linearization
 from fastjac.norms import Norms
 from fastjac.sweep import Sweep
@@ -53,7 +53,8 @@ def loss_and_penalty(
 
     Both gradients come from one sweep; see fastjac/sweep.py. The network must be
     `exact`, and the seeds (R, K) must carry no gradient. None says that the penalty
-    needs all rows before any is pushed, and that they do not fit one chunk.
+    needs all rows before any is pushed and that they do not fit one chunk, or that
+    something in the network that autograd did not see breaks `_adds_up`.
     """
     sweep = Sweep(linearization, seeds, chunk)
     if loss.reduction == "frobenius":
@@ -61,30 +62,55 @@ def loss_and_penalty(
             return None
         sweep.shrinkable = False
     inputs = linearization.weights_and_biases
-    total, penalty = _Both.apply(sweep, x, loss, *inputs)
+    norms, gradients, products = sweep.norms_and_loss_gradients(
+        x, loss.slopes, loss.factor, inputs
+    )
+    first = len(linearization.weights)
+    terms = [
+        bias.detach() * gradient
+        for bias, gradient in zip(inputs[first:], gradients[first:], strict=True)
+        if gradient is not None
+    ]
+    slopes = loss.slopes @ sweep.seeds
+    if not _adds_up(slopes * linearization.logits, [*products, *terms]):
+        return None
+    penalty = loss.penalty(norms)
+    total = _Both.apply(loss.value + loss.lam * penalty, gradients, *inputs)
     return total, penalty
 
 
+def _adds_up(whole: Tensor, terms: list[Tensor]) -> bool:
+    """Whether terms have the sum of ``whole``, to half of the digits.
+
+    A network that is linear but for biases has, by Euler, ``z = J x + sum_l J_l b_l``,
+    J_l the rows at the output of layer l. Times the loss's slopes g that is
+
+        <g, z> = sum_r g_r <row_r, x> + sum_l <b_l, dL/db_l>
+
+    and it fails where activations were changed behind autograd's back: in place under
+    no_grad, or through ``.data``.
+    """
+    sums = torch.stack([term.sum() for term in terms])
+    sizes = torch.stack([term.abs().sum() for term in (whole, *terms)])
+    limit = torch.finfo(whole.dtype).eps ** 0.5 * sizes.sum()
+    return bool((sums.sum() - whole.sum()).abs() <= limit)
+
+
 class _Both(torch.autograd.Function):
-    """A loss plus a penalty, and the penalty."""
+    """A loss plus a penalty, whose gradients are known."""
 
     @staticmethod
     def forward(
-        ctx: Context, sweep: Sweep, x: Tensor, loss: Loss, *inputs: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Context,
+        value: Tensor,
+        gradients: list[Tensor | None],
+        *inputs: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(*inputs)
-        norms, found = sweep.norms_and_loss_gradients(
-            x, loss.slopes, loss.factor, needed_of(ctx, inputs)
-        )
-        ctx.gradients = placed(ctx, inputs, found)
-        penalty = loss.penalty(norms)
-        ctx.mark_non_differentiable(penalty)
-        return loss.value + loss.lam * penalty, penalty
+        ctx.gradients = gradients
+        return value.clone()
 
     @staticmethod
-    def backward(
-        ctx: Context, upstream: Tensor, _: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradients, kept = taken(ctx)
-        gradients = scaled(gradients, upstream, in_place=not kept)
-        return returned(ctx, [None, None, *gradients])
+        return returned(ctx, [None, *scaled(gradients, upstream, in_place=not kept)])

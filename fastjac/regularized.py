@@ -69,8 +69,9 @@ def regularized_loss(
     random projections, biases that are parameters and require grad, one process, and an
     ``x`` that does not require grad; "frobenius" needs the batch to fit one chunk too,
     and the Cross-Lipschitz penalty a loss that does not change if a number is added to
-    all logits, as the cross-entropy. Otherwise the lines above are what is done. Hooks
-    on parameters run either way, hooks on tensors inside the model may not.
+    all logits, as the cross-entropy. Otherwise the lines above are what is done, also
+    where activations were changed so that autograd did not see it, which each sweep is
+    checked for. Hooks on parameters run either way, hooks on tensors may not.
 
     Args:
         model: as in `jacobian_penalty`, and so are all arguments that are not below.

@@ -116,8 +116,10 @@ class Sweep:
         slopes: Tensor,
         factor: Callable[[Norms], Tensor | float],
         wanted: list[Tensor],
-    ) -> tuple[Norms, list[Tensor | None]]:
+    ) -> tuple[Norms, list[Tensor | None], list[Tensor]]:
         """Return the squared norms and the gradients of a penalty plus a loss.
+
+        And from each chunk ``slopes[n, r] * <row_r(x_n), x_n>``, (n, r).
 
         Args:
             x: (N, ...), where the network was linearised, which is `exact`.
@@ -128,17 +130,18 @@ class Sweep:
                 must be there if it looks at them: only in a single chunk.
             wanted: weights and biases.
         """
-        norms = self._norms()
+        norms, products = self._norms(), []
 
         def tangents(chunk: Chunk, rows: Tensor) -> Tensor:
             norms.add(chunk, rows)
+            here, ones = x[chunk.start : chunk.stop], _part(slopes, chunk)
+            products.append((rows * here).flatten(2).sum(2).t() * ones)
             times = factor(norms)
             start = rows * times if self._lent(rows) else rows.mul_(times)
-            ones = _part(slopes, chunk).t()
-            ones = ones.reshape(*ones.shape, *(1,) * (rows.dim() - 2))
-            return start.addcmul_(x[chunk.start : chunk.stop].unsqueeze(0), ones)
+            ones = ones.t().reshape(*rows.shape[:2], *(1,) * (rows.dim() - 2))
+            return start.addcmul_(here.unsqueeze(0), ones)
 
-        return norms, self._gradients(tangents, wanted, False, slopes)[0]
+        return norms, self._gradients(tangents, wanted, False, slopes)[0], products
 
     @in_chunks
     def row_gradients(

@@ -160,7 +160,32 @@ class Tied(nn.Module):
 
 
 def test_a_tensor_that_is_weight_and_bias_gets_its_gradient_once(path: str) -> None:
-    assert in_one_sweep(assert_equal_to_apart(Tied().double(), images()))
+    assert_equal_to_apart(Tied().double(), images())
+
+
+def shifted_unseen(u: Tensor) -> Tensor:
+    u = 2 * u
+    with torch.no_grad():
+        u += 0.5
+    return u
+
+
+def clamped_unseen(u: Tensor) -> Tensor:
+    u.data.clamp_(max=0.1)
+    return u
+
+
+@pytest.mark.parametrize("what", [shifted_unseen, clamped_unseen])
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_what_autograd_does_not_see_is_noticed(
+    what: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    model, x = Shifted(what).to(dtype), images(dtype=dtype)
+    _, expected = apart(model, x, Y, 0.3)
+    step = fastjac.regularized_loss(model, x, Y, 0.3)
+    assert not in_one_sweep(step)
+    for found, expect in zip(gradients(model, step.total), expected, strict=True):
+        assert torch.allclose(found, expect, rtol=1e-3, atol=1e-5)
 
 
 class Frames(nn.Module):
