@@ -165,6 +165,12 @@ def live_rows(
         more = {"sums": sums.data_ptr()}
     if bias is not None and ones is not None:
         same_kind(live.like, bias, ones)
+        shapes = (live.out_shape[1],), (live.samples, rows.shape[0])
+        if (bias.shape, ones.shape) != shapes:
+            raise ValueError(
+                f"`bias` and `ones` must have shapes {shapes[0]} and {shapes[1]}; got "
+                f"{tuple(bias.shape)} and {tuple(ones.shape)}"
+            )
         bias, ones = bias.contiguous(), ones.contiguous()
         more = {"bias": bias.data_ptr(), "ones": ones.data_ptr()}
     bindings.live_rows(

@@ -126,11 +126,11 @@ def regularized_loss(
         chosen, reduction, chunk, backend, batch_statistics, process_group
     )
     logits, leaf = forward(model, x, shared=True, in_training=True)
-    # A loss may work in place; the penalty is that of the logits as they were.
-    value = _checked_loss(loss(logits.clone(), y))
     origin = Origin(model, leaf)
     with origin.gathered():
         rows, seeds = squares.rows(logits, leaf, origin), squares.seeds(logits)
+        # A loss may work in place; the penalty is that of the logits as they were.
+        value = _checked_loss(loss(logits.clone(), y))
         both = None
         if not x.requires_grad and lam > 0:
             both = _in_one_sweep(squares, rows, seeds, logits, leaf, value, lam)

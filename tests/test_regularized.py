@@ -109,6 +109,7 @@ EXACT: dict[str, Callable[[], nn.Module]] = {
     "gate behind the pool": lambda: flat(
         nn.Conv2d(2, 20, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Dropout2d(0.3)
     ),
+    "convolution without bias": lambda: flat(nn.Conv2d(2, 5, 3, bias=False), nn.ReLU()),
     "frozen weight": lambda: frozen("0.weight"),
 }
 

@@ -69,7 +69,8 @@ def is_exact(arc: Arc, samples: int) -> bool:
         return len(arc.varying) == len(arc.node.next_functions)
     aligned = arc.out_shape[0] == samples  # one entry a sample, as lifts have
     if name == "ConvolutionBackward0":
-        none = arc.saved("bias_sym_sizes_opt") is None
+        # Of a bias that is frozen the size is known, but not the bias.
+        none = tuple(arc.saved("bias_sym_sizes_opt") or (0,)) == (0,)
         return none or (aligned and bias_of(arc, 2) is not None)
     if name == "AddmmBackward0":
         plain = arc.argument == 1 and not several and arc.saved("beta") in (None, 1)
