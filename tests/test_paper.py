@@ -177,18 +177,9 @@ def test_seconds_count_the_training_of_earlier_sessions(
 
 
 SCRIPT = """
-import sys, time
+import sys
 sys.path.insert(0, {tests!r})
-from fastjac.paper.store import Store
 from tiny_paper import TINY, reproduce
-
-add = Store.add
-
-def add_and_wait(store, record):
-    add(store, record)
-    time.sleep(1)  # so that a signal meets a run that is not finished
-
-Store.add = add_and_wait
 if __name__ == "__main__":
     found = reproduce({data!r}, {out!r}, only=["jacobian", "adversarial"])
     print("stopped:", found.stopped)
@@ -205,6 +196,8 @@ def cut_off(script, out, sent):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs ignore Ctrl-C, and what they start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None:
         if len(Store(out / "results.jsonl").results) > before:
