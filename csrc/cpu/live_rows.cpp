@@ -1,7 +1,10 @@
-// A thread owns whole samples. An entry of R rows is read from and written to R places
-// that lie `stride_row` apart, 16 rows at a time without a loop over them. Bytes: each
-// element once read and once written; the bias adds one multiply-add an element.
+// A thread owns whole samples or, where those are fewer than threads, some rows of a
+// sample. An entry of R rows is read from and written to R places that lie `stride_row`
+// apart, kMoved rows at a time without a loop over them. Bytes: each element once read
+// and once written; the bias adds one multiply-add an element.
 #include "live_rows.h"
+
+#include <omp.h>
 
 #include <algorithm>
 
@@ -14,14 +17,41 @@ namespace {
 // Rows that are moved together, without a loop.
 constexpr int kMoved = 16;
 
+// Rows [begin, end) of sample n.
+struct Share {
+    std::int64_t n, begin, end;
+};
+
+// Whether threads share a sample.
+template <typename T>
+bool few_samples(const LiveRows<T>& p) {
+    return p.samples < omp_get_max_threads();
+}
+
+// Calls body(share) for all rows of all samples, in parallel.
+template <typename T, typename Body>
+void each_share(const LiveRows<T>& p, const Body& body) {
+    const std::int64_t groups = (p.row_count + kMoved - 1) / kMoved;
+    const std::int64_t parts =
+        few_samples(p) ? std::min<std::int64_t>(groups, omp_get_max_threads()) : 1;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (std::int64_t n = 0; n < p.samples; ++n) {
+        for (std::int64_t part = 0; part < parts; ++part) {
+            const std::int64_t begin = groups * part / parts * kMoved;
+            const std::int64_t end = groups * (part + 1) / parts * kMoved;
+            body(Share{n, begin, std::min(end, p.row_count)});
+        }
+    }
+}
+
 // Calls visit(Constant<rows>, rows, compact, factor, channel, first) for each entry of
-// a sample and each group of up to kMoved rows of it, the first of which is `first`.
+// a share and each group of up to kMoved rows of it, the first of which is `first`.
 template <typename T, typename Visit>
-void each_entry(const LiveRows<T>& p, std::int64_t n, const Visit& visit) {
-    const std::int64_t outputs = p.channel_count * p.pooled_pixels;
+void each_entry(const LiveRows<T>& p, const Share& share, const Visit& visit) {
+    const std::int64_t n = share.n, outputs = p.channel_count * p.pooled_pixels;
     const std::int32_t count = p.starts[n * (p.pixels + 1) + p.pixels];
-    for (std::int64_t first = 0; first < p.row_count; first += kMoved) {
-        const std::int64_t left = p.row_count - first;
+    for (std::int64_t first = share.begin; first < share.end; first += kMoved) {
+        const std::int64_t left = share.end - first;
         WithConstant<kMoved>::call(
             static_cast<int>(left < kMoved ? left : kMoved), [&](auto rows) {
                 T* sample = p.rows + n * p.stride_sample + first * p.stride_row;
@@ -84,15 +114,19 @@ void gather_live(const LiveRows<T>& p) {
     // Entries that are padded to whole vectors: how far those of the last rows reach.
     const std::int64_t last = (p.row_count - 1) / kMoved * kMoved;
     const std::int64_t end = p.row_stride == p.row_count ? 0 : p.row_stride - last;
-#pragma omp parallel for schedule(static)
-    for (std::int64_t n = 0; n < p.samples; ++n) {
+    each_share(p, [&](const Share& share) {
         T* sums = nullptr;
         if (p.sums != nullptr) {
-            const std::int64_t size = p.channel_count * p.row_stride;
-            sums = p.sums + n * size;
-            std::fill(sums, sums + size, T(0));
+            sums = p.sums + share.n * p.channel_count * p.row_stride;
+            // Behind the last row stand the lanes that entries are padded to.
+            const bool ends = share.end == p.row_count;
+            const std::int64_t stop = ends ? p.row_stride : share.end;
+            for (std::int64_t c = 0; c < p.channel_count; ++c) {
+                T* channel = sums + c * p.row_stride;
+                std::fill(channel + share.begin, channel + stop, T(0));
+            }
         }
-        each_entry(p, n,
+        each_entry(p, share,
                    [&](auto rows, const T* from, T* compact, T factor,
                        std::int32_t channel, std::int64_t first) {
                        const std::int64_t padded = rows.of == kMoved ? 0 : end;
@@ -100,27 +134,29 @@ void gather_live(const LiveRows<T>& p) {
                                                : sums + channel * p.row_stride + first;
                        gather_entry<rows.of>(p, from, factor, padded, compact, to);
                    });
-    }
+    });
 }
 
 template <typename T>
 void scatter_live(const LiveRows<T>& p) {
-#pragma omp parallel for schedule(static)
-    for (std::int64_t n = 0; n < p.samples; ++n) {
-        clear_rows(p, n);
+    if (few_samples(p)) {
+        for (std::int64_t n = 0; n < p.samples; ++n) clear_rows(p, n);
+    }
+    each_share(p, [&](const Share& share) {
+        if (!few_samples(p)) clear_rows(p, share.n);
         if (p.bias == nullptr) {
-            each_entry(p, n,
+            each_entry(p, share,
                        [&](auto rows, T* to, const T* compact, T factor, auto...) {
                            FASTJAC_UNROLL
                            for (int r = 0; r < rows.of; ++r)
                                to[r * p.stride_row] += factor * compact[r];
                        });
-            continue;
+            return;
         }
-        each_entry(p, n,
+        each_entry(p, share,
                    [&](auto rows, T* to, const T* compact, T factor,
                        std::int32_t channel, std::int64_t first) {
-                       const T* ones = p.ones + n * p.row_count + first;
+                       const T* ones = p.ones + share.n * p.row_count + first;
                        const T bias = p.bias[channel];
                        T lifted[rows.of];
                        FASTJAC_UNROLL
@@ -130,7 +166,7 @@ void scatter_live(const LiveRows<T>& p) {
                        for (int r = 0; r < rows.of; ++r)
                            to[r * p.stride_row] += lifted[r];
                    });
-    }
+    });
 }
 
 template void gather_live<float>(const LiveRows<float>&);
