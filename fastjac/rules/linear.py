@@ -23,11 +23,13 @@ class Linear(Rule):
         self.scale = scale
 
     def pull(self, rows: Tensor) -> Tensor:
-        if is_shared(rows):
-            seen = is_marked_identity(rows)
-            pulled = self.weight if seen else rows[:, 0] @ self.weight
-            return self._scaled(pulled).unsqueeze(1).expand(-1, rows.shape[1], -1)
-        return self._scaled(rows @ self.weight)
+        if is_marked_identity(rows):
+            pulled = self.weight
+        elif is_shared(rows):
+            pulled = rows[:, 0] @ self.weight
+        else:
+            return self._scaled(rows @ self.weight)
+        return self._scaled(pulled).unsqueeze(1).expand(-1, rows.shape[1], -1)
 
     def push(self, tangents: Tensor) -> Tensor:
         pushed = self._scaled(tangents @ self.weight.t())
@@ -40,7 +42,7 @@ class Linear(Rule):
         (total,) = sums
         if total is None:
             return
-        if is_shared(rows):
+        if is_shared(rows) or is_marked_identity(rows):
             self.add_shared(rows, tangents.sum(1), total)
             return
         rows, tangents = rows.flatten(0, 1), tangents.flatten(0, 1)
