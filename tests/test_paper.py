@@ -19,7 +19,7 @@ from fastjac import models
 from fastjac.cli import main
 from fastjac.data import DataError
 from fastjac.paper import experiment
-from fastjac.paper.jobs import plan
+from fastjac.paper.jobs import Job, plan, unique
 from fastjac.paper.presets import RECIPES
 from fastjac.paper.published import TABLES
 from fastjac.paper.rows import rows
@@ -87,6 +87,15 @@ def test_the_report_shows_each_row_beside_the_published_number(finished):
         assert f"## {heading}" in text
     assert "not run" not in text
     assert re.search(r"Cross-Lipschitz by pairs, autograd \| \d+ \| [\d.]+ \|", text)
+
+
+def test_of_rows_that_are_trained_alike_the_first_gives_the_job_its_name():
+    row = rows(TINY)[0]
+    first = Job("row", 0, ("data", "digest"), "mnist", (), row=row)
+    again = replace(first, row=replace(row, key="lambda=0.2", group="lambda"))
+    other = replace(first, seed=1)
+    assert again.id == first.id != other.id
+    assert unique([first, again, other, first]) == [first, other]
 
 
 def test_the_html_needs_no_other_file(finished):

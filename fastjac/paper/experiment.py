@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fastjac.paper.changes import Changes, with_groups
-from fastjac.paper.jobs import Job, plan
+from fastjac.paper.jobs import Job, plan, unique
 from fastjac.paper.presets import RECIPES
 from fastjac.paper.progress import Display
 from fastjac.paper.recipes import Recipe
@@ -126,10 +126,10 @@ def reproduce(
             dataset, preset, recipe, images, jobs, store.results, changes.words, more
         )
         files = report.write(folder)
-    unique = {job.id: job for job in jobs}
-    done = [job for job in unique.values() if job.id in store.results]
+    planned = unique(jobs)
+    done = [job for job in planned if job.id in store.results]
     failed = [j.title for j in done if "failed" in store.results[j.id]["result"]]
-    return Outcome(tuple(files), len(done), len(unique), tuple(failed), stopped)
+    return Outcome(tuple(files), len(done), len(planned), tuple(failed), stopped)
 
 
 def _check(dataset: str, preset: str, processes: int) -> None:

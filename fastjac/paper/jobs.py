@@ -112,6 +112,14 @@ def plan(recipe: Recipe, images: ImageData, seeds: Sequence[int]) -> list[Job]:
     return jobs
 
 
+def unique(jobs: Sequence[Job]) -> list[Job]:
+    """The first of the jobs of each id, in order."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        first.setdefault(job.id, job)
+    return list(first.values())
+
+
 def _row_job(row: Row, recipe: Recipe, train: Job, common: dict[str, Any]) -> Job:
     return Job(
         "row",

@@ -13,7 +13,7 @@ from typing import Any
 from fastjac.checkpoint import write_atomic
 from fastjac.data import ImageData
 from fastjac.paper import figures, tables
-from fastjac.paper.jobs import Job
+from fastjac.paper.jobs import Job, unique
 from fastjac.paper.published import REASONS
 from fastjac.paper.recipes import Phase, Recipe
 from fastjac.paper.rows import GROUPS, Row
@@ -106,7 +106,7 @@ class Report:
     def _phases(self) -> Table:
         """Seconds of each finished job's parts."""
         lines = []
-        for job in {job.id: job for job in self.plan}.values():
+        for job in unique(self.plan):
             record = self.results.get(job.id)
             if record is None or job.kind == "cost" or "failed" in record["result"]:
                 continue
@@ -130,14 +130,14 @@ class Report:
         return Table("Time of each job", header, tuple(lines), notes)
 
     def _opening(self) -> list[str]:
-        finished = {job.id for job in self.plan} & set(self.results)
-        total = len({job.id for job in self.plan})
+        jobs = unique(self.plan)
+        finished = [job for job in jobs if job.id in self.results]
         recipe = self.recipe
         lines = [
             f"Data: {self.images}.",
             *self.images.notes,
             f"Preset `{self.preset}`, {self._seeds()} seed(s);"
-            f" {len(finished)} of {total} jobs are finished.",
+            f" {len(finished)} of {len(jobs)} jobs are finished.",
             f"Network `{recipe.network}`{_options(recipe)}. Regular phase:"
             f" {_phase(recipe.train)}. Post-processing: {_phase(recipe.harden)}."
             f" FGSM in training: eps {recipe.eps:g}, {recipe.share:.0%} of the inputs.",
