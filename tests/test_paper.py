@@ -25,7 +25,7 @@ from fastjac.paper.published import TABLES
 from fastjac.paper.rows import rows
 from fastjac.paper.source import Source
 from fastjac.paper.store import Store, alone
-from fastjac.paper.tables import Measured, ordering
+from fastjac.paper.tables import Measured, attack_table, ordering
 from fastjac.paper.work import Work
 
 ROOT = Path(fastjac.__file__).resolve().parents[1]
@@ -326,6 +326,16 @@ def test_the_ordering_is_told_as_it_is():
     assert "from row to row" in ordering(entries(0.1, 0.2, 0.3))
     told = ordering(entries(0.1, 0.3, 0.2))
     assert "except that Input gradient regularization (20.00) is not above" in told
+
+
+def test_the_report_says_so_where_autoattack_could_not_be_run():
+    numbers = {"images": 1000, "slow_images": 50, "fgsm": [[0.1, 0.9]]}
+    entries = {"none": Measured(rows(TINY)[0], [numbers])}
+    (said,) = attack_table(entries, 0.0).notes
+    assert "first 1,000" in said and "other attacks: the first 50" in said
+    assert "torchattacks was not installed" in attack_table(entries, 0.1).notes[1]
+    numbers["autoattack"] = [[0.1, 0.8]]
+    assert attack_table(entries, 0.1).notes == (said,)
 
 
 def test_the_command_line(tiny_data, tmp_path, tiny_recipe, finished, capsys):

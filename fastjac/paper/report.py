@@ -95,7 +95,7 @@ class Report:
             if group != "main" and group in groups
         ]
         cost = [job for job in self.plan if job.kind == "cost"]
-        found.append(tables.attack_table(rows))
+        found.append(tables.attack_table(rows, self.recipe.measure.auto_linf))
         if cost:
             result = self.results.get(cost[0].id, {}).get("result")
             found.append(tables.cost_table(result))

@@ -205,8 +205,11 @@ def _step_seconds(entry: Measured) -> str:
     return f"{statistics.fmean(values):.3f}" if values else ""
 
 
-def attack_table(rows: Mapping[str, Measured]) -> Table:
-    """Accuracy in percent under each attack, one column an attack and size."""
+def attack_table(rows: Mapping[str, Measured], auto_attack: float) -> Table:
+    """Accuracy in percent under each attack, one column an attack and size.
+
+    ``auto_attack`` is the size that was asked for, 0 if none was.
+    """
     entries = [e for e in rows.values() if e.row.group in ("main", "beyond")]
     names = {
         "fgsm": "FGSM",
@@ -229,12 +232,10 @@ def attack_table(rows: Mapping[str, Measured]) -> Table:
         if entry.numbers
     ]
     header = tuple(f"{names[name]} {eps:.3g}" for name, eps in columns)
-    return Table(
-        "Accuracy under attack, %",
-        ("defence", *header),
-        tuple(lines),
-        _images_note(entries),
-    )
+    notes = _images_notes(entries)
+    if notes and auto_attack and ("autoattack", auto_attack) not in columns:
+        notes = (*notes, "AutoAttack was not run: torchattacks was not installed.")
+    return Table("Accuracy under attack, %", ("defence", *header), tuple(lines), notes)
 
 
 def _at(entry: Measured, name: str, eps: float) -> str:
@@ -242,12 +243,12 @@ def _at(entry: Measured, name: str, eps: float) -> str:
     return "" if found is None else f"{100 * found:.1f}"
 
 
-def _images_note(entries: Sequence[Measured]) -> tuple[str, ...]:
+def _images_notes(entries: Sequence[Measured]) -> tuple[str, ...]:
     for entry in entries:
         for numbers in entry.numbers:
             return (
-                f"DeepFool and FGSM: the first {numbers['images']:,} test images; JSMA,"
-                f" PGD and AutoAttack: the first {numbers['slow_images']:,}."
+                f"DeepFool and FGSM: the first {numbers['images']:,} test images; all"
+                f" other attacks: the first {numbers['slow_images']:,}."
                 " Sizes are in units of pixels in 0..1.",
             )
     return ()
