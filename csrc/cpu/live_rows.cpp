@@ -22,18 +22,18 @@ struct Share {
     std::int64_t n, begin, end;
 };
 
-// Whether threads share a sample.
+// Among how many threads the rows of each sample are divided.
 template <typename T>
-bool few_samples(const LiveRows<T>& p) {
-    return p.samples < omp_get_max_threads();
+std::int64_t parts_of_samples(const LiveRows<T>& p) {
+    const std::int64_t groups = (p.row_count + kMoved - 1) / kMoved;
+    const std::int64_t threads = omp_get_max_threads();
+    return p.samples < threads ? std::min(groups, threads) : 1;
 }
 
 // Calls body(share) for all rows of all samples, in parallel.
 template <typename T, typename Body>
-void each_share(const LiveRows<T>& p, const Body& body) {
+void each_share(const LiveRows<T>& p, std::int64_t parts, const Body& body) {
     const std::int64_t groups = (p.row_count + kMoved - 1) / kMoved;
-    const std::int64_t parts =
-        few_samples(p) ? std::min<std::int64_t>(groups, omp_get_max_threads()) : 1;
 #pragma omp parallel for collapse(2) schedule(static)
     for (std::int64_t n = 0; n < p.samples; ++n) {
         for (std::int64_t part = 0; part < parts; ++part) {
@@ -114,7 +114,7 @@ void gather_live(const LiveRows<T>& p) {
     // Entries that are padded to whole vectors: how far those of the last rows reach.
     const std::int64_t last = (p.row_count - 1) / kMoved * kMoved;
     const std::int64_t end = p.row_stride == p.row_count ? 0 : p.row_stride - last;
-    each_share(p, [&](const Share& share) {
+    each_share(p, parts_of_samples(p), [&](const Share& share) {
         T* sums = nullptr;
         if (p.sums != nullptr) {
             sums = p.sums + share.n * p.channel_count * p.row_stride;
@@ -139,11 +139,10 @@ void gather_live(const LiveRows<T>& p) {
 
 template <typename T>
 void scatter_live(const LiveRows<T>& p) {
-    if (few_samples(p)) {
-        for (std::int64_t n = 0; n < p.samples; ++n) clear_rows(p, n);
-    }
-    each_share(p, [&](const Share& share) {
-        if (!few_samples(p)) clear_rows(p, share.n);
+    const std::int64_t parts = parts_of_samples(p);
+    for (std::int64_t n = 0; n < p.samples && parts > 1; ++n) clear_rows(p, n);
+    each_share(p, parts, [&](const Share& share) {
+        if (parts == 1) clear_rows(p, share.n);
         if (p.bias == nullptr) {
             each_entry(p, share,
                        [&](auto rows, T* to, const T* compact, T factor, auto...) {
