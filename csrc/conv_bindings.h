@@ -36,8 +36,8 @@ inline void bind_live_list(pybind11::module_& m) {
         py::kw_only(), py::arg("arrays"), py::arg("open"), py::arg("dtype"));
     m.def(
         "live_rows",
-        [](const LiveArrays& a, const RowsPlace& rows, bool gather, Address sums,
-           Address bias, Address ones, DType dtype) {
+        [](const LiveArrays& a, const RowsPlace& rows, bool gather, bool live_only,
+           Address sums, Address bias, Address ones, DType dtype) {
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
                 LiveRows<T> p{};
@@ -53,6 +53,12 @@ inline void bind_live_list(pybind11::module_& m) {
                 p.sources =
                     pointer<const std::int32_t>("sources", a.sources, a.entries());
                 p.pixels = a.geometry.pixels();
+                p.live_only = live_only;
+                if (live_only &&
+                    (p.stride_row != 1 || p.stride_channel < p.row_count)) {
+                    throw std::invalid_argument(
+                        "with `live_only` the rows of an output must lie together");
+                }
                 if (gather) {
                     FASTJAC_CALL(gather_live<T>, p);
                 } else {
@@ -61,31 +67,54 @@ inline void bind_live_list(pybind11::module_& m) {
             });
         },
         py::kw_only(), py::arg("arrays"), py::arg("rows"), py::arg("gather"),
-        py::arg("sums") = 0, py::arg("bias") = 0, py::arg("ones") = 0,
-        py::arg("dtype"));
+        py::arg("live_only") = false, py::arg("sums") = 0, py::arg("bias") = 0,
+        py::arg("ones") = 0, py::arg("dtype"));
 }
 
 enum class ConvPass { pull, push, weight };
 
 template <typename T>
 void run_gated_conv(ConvPass pass, bool lanes_are_rows, const GatedConv<T>& p) {
+    const bool live = p.input_starts != nullptr;
     if (pass == ConvPass::pull) {
-        if (lanes_are_rows) {
+        if (live) {
+            FASTJAC_CALL(gated_conv_pull_live<T>, p);
+        } else if (lanes_are_rows) {
             FASTJAC_CALL(gated_conv_pull_rows<T>, p);
         } else {
             FASTJAC_CALL(gated_conv_pull_channels<T>, p);
         }
     } else if (pass == ConvPass::push) {
-        if (lanes_are_rows) {
+        if (live) {
+            FASTJAC_CALL(gated_conv_push_live<T>, p);
+        } else if (lanes_are_rows) {
             FASTJAC_CALL(gated_conv_push_rows<T>, p);
         } else {
             FASTJAC_CALL(gated_conv_push_channels<T>, p);
         }
+    } else if (live) {
+        FASTJAC_CALL(gated_conv_weight_live<T>, p);
     } else if (lanes_are_rows) {
         FASTJAC_CALL(gated_conv_weight_rows<T>, p);
     } else {
         FASTJAC_CALL(gated_conv_weight_channels<T>, p);
     }
+}
+
+// The live inputs of a convolution: the outputs of the layer below, without a pool.
+template <typename T>
+void set_inputs(const LiveArrays& below, const ConvGeometry& g, GatedConv<T>& p) {
+    const ConvGeometry& b = below.geometry;
+    if (below.samples != p.samples || b.out_channels != g.in_channels ||
+        b.out_height != g.in_height || b.out_width != g.in_width ||
+        b.pooled_pixels != b.pixels()) {
+        throw std::invalid_argument(
+            "`inputs` must list the very inputs of the convolution, not behind a pool");
+    }
+    p.input_starts =
+        pointer<const std::int32_t>("inputs.starts", below.starts, p.samples);
+    p.input_channels =
+        pointer<const std::int32_t>("inputs.channels", below.channels, below.entries());
 }
 
 inline void bind_gated_conv(pybind11::module_& m) {
@@ -96,10 +125,11 @@ inline void bind_gated_conv(pybind11::module_& m) {
         .value("weight", ConvPass::weight);
     m.def(
         "gated_conv",
-        [](const LiveArrays& a, ConvPass pass, bool lanes_are_rows,
-           std::int64_t row_count, Address weight, std::int64_t weight_stride,
-           Address compact, std::int64_t compact_stride, Address input,
-           std::int64_t input_stride, Address weight_gradient, DType dtype) {
+        [](const LiveArrays& a, const LiveArrays* inputs, ConvPass pass,
+           bool lanes_are_rows, std::int64_t row_count, Address weight,
+           std::int64_t weight_stride, Address compact, std::int64_t compact_stride,
+           Address input, std::int64_t input_stride, Address weight_gradient,
+           DType dtype) {
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
                 const ConvGeometry& g = a.geometry;
@@ -125,14 +155,15 @@ inline void bind_gated_conv(pybind11::module_& m) {
                 p.weight_stride = weight_stride;
                 p.compact_stride = compact_stride;
                 p.input_stride = input_stride;
+                if (inputs != nullptr) set_inputs(*inputs, g, p);
                 run_gated_conv(pass, lanes_are_rows, p);
             });
         },
-        py::kw_only(), py::arg("arrays"), py::arg("direction"),
-        py::arg("lanes_are_rows"), py::arg("row_count"), py::arg("weight"),
-        py::arg("weight_stride"), py::arg("compact"), py::arg("compact_stride"),
-        py::arg("input"), py::arg("input_stride"), py::arg("weight_gradient"),
-        py::arg("dtype"));
+        py::kw_only(), py::arg("arrays"), py::arg("inputs") = py::none(),
+        py::arg("direction"), py::arg("lanes_are_rows"), py::arg("row_count"),
+        py::arg("weight"), py::arg("weight_stride"), py::arg("compact"),
+        py::arg("compact_stride"), py::arg("input"), py::arg("input_stride"),
+        py::arg("weight_gradient"), py::arg("dtype"));
 }
 
 inline void bind_gated_head(pybind11::module_& m) {

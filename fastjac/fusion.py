@@ -43,29 +43,43 @@ def fused(rules: list[Rule], at_logits: bool = False) -> list[Rule]:
 
 
 def _tell_what_is_live_below(rules: list[Rule]) -> None:
-    """Let linear layers know which of their inputs the layer below has alive."""
+    """Let layers on a CPU know which of their inputs the layer below has alive."""
     below: GatedLayer | None = None
+    flat = False
     for rule in rules:
         if isinstance(rule, Reshape):
+            flat = True
             continue
         layer = rule.hidden if isinstance(rule, GatedHead) else rule
-        if isinstance(layer, GatedLayer):
-            if below is not None and _reads_all_of(layer, below):
-                layer.below = below.live
-            below = layer
-        else:
+        if not isinstance(layer, GatedLayer):
             below = None
+            continue
+        if below is not None and not layer.packed.on_gpu:
+            if isinstance(layer.layer, Linear):
+                if _flat_outputs_are_inputs(below, layer):
+                    layer.below = below.live
+            elif not flat and _outputs_are_inputs(below, layer):
+                layer.below = below.live
+                below.read_live = True
+        below, flat = layer, False
 
 
-def _reads_all_of(layer: GatedLayer, below: GatedLayer) -> bool:
-    """Whether a layer is linear in the outputs of the one below, an entry for each."""
+def _flat_outputs_are_inputs(below: GatedLayer, layer: GatedLayer) -> bool:
+    """Whether a linear layer reads what is below, an entry for each output."""
     outputs = below.live.out_shape
     return (
-        isinstance(layer.layer, Linear)
-        and not native.on_gpu(layer.layer.weight)
-        and layer.live.out_shape[0] == outputs[0]
+        layer.live.out_shape[0] == outputs[0]
         and layer.packed.in_channels == outputs[1:].numel()
         and below.live.geometry.pooled_pixels == outputs[2:].numel()
+    )
+
+
+def _outputs_are_inputs(below: GatedLayer, layer: GatedLayer) -> bool:
+    """Whether a convolution reads what is below, pixel by pixel: there is no pool."""
+    return (
+        below.live.pool is None
+        and isinstance(below.layer, Convolution)
+        and layer.live.out_shape[0] == below.live.out_shape[0]
     )
 
 

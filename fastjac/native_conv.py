@@ -132,6 +132,7 @@ def live_rows(
     compact: Tensor,
     *,
     gather: bool,
+    live_only: bool = False,
     sums: Tensor | None = None,
     bias: Tensor | None = None,
     ones: Tensor | None = None,
@@ -141,7 +142,9 @@ def live_rows(
     Gathering copies; scattering adds to zeros, which it writes first, as several
     entries of an average have one source. On a CPU gathering may write each channel's
     sum over its entries to ``sums``, (n, C, stride) as the entries, and scattering may
-    add ``bias`` (C,) times ``ones`` (n, R) to the entries on their way.
+    add ``bias`` (C,) times ``ones`` (n, R) to the entries on their way. ``live_only``:
+    scattering leaves the rows of dead outputs as they are; those of each output lie
+    together, up to the stride of channels.
 
     Raises:
         ValueError: the dtypes or devices differ.
@@ -159,10 +162,10 @@ def live_rows(
         stride_channel=stride[2],
         stride_pixel=stride[3],
     )
-    more = {}
+    more: dict[str, Any] = {"live_only": True} if live_only else {}
     if sums is not None:
         same_kind(live.like, sums)
-        more = {"sums": sums.data_ptr()}
+        more["sums"] = sums.data_ptr()
     if bias is not None and ones is not None:
         same_kind(live.like, bias, ones)
         shapes = (live.out_shape[1],), (live.samples, rows.shape[0])
@@ -172,7 +175,7 @@ def live_rows(
                 f"{tuple(bias.shape)} and {tuple(ones.shape)}"
             )
         bias, ones = bias.contiguous(), ones.contiguous()
-        more = {"bias": bias.data_ptr(), "ones": ones.data_ptr()}
+        more |= {"bias": bias.data_ptr(), "ones": ones.data_ptr()}
     bindings.live_rows(
         arrays=live.arrays,
         rows=place,
@@ -227,6 +230,7 @@ def gated_conv(
     compact: Tensor,
     input: Tensor,
     layout: InputLayout,
+    inputs: Live | None = None,
     weight_gradient: Tensor | None = None,
 ) -> None:
     """Run one pass of a gated convolution on a CPU.
@@ -239,6 +243,7 @@ def gated_conv(
         compact: (n C Q, stride), rows of the live entries.
         input: rows (R, n, C', ...).
         layout: the layout that ``input`` has.
+        inputs: the live ones of the inputs, where the layout holds those alone.
         weight_gradient: shaped like ``weight``.
 
     Raises:
@@ -248,8 +253,9 @@ def gated_conv(
     module = native.module()
     module.gated_conv(
         arrays=live.arrays,
+        inputs=None if inputs is None else inputs.arrays,
         direction=getattr(module.ConvPass, direction),
-        lanes_are_rows=layout.lanes_are_rows,
+        lanes_are_rows=layout.by_window,
         row_count=layout.count,
         weight=weight.data_ptr(),
         weight_stride=weight.shape[-1],

@@ -10,23 +10,28 @@ namespace fastjac {
 //   p' = (y * stride_y - padding_y + a * dilation_y,  likewise x).
 //
 // R rows share the list. "Compact" arrays hold R values an entry; "input" arrays hold R
-// rows at every input pixel in one of two layouts:
+// rows at every input pixel in one of three layouts:
 //   channels: (N, H', W', R, input_stride), vector lanes run over the C' input
 //   channels; rows:     (N, H' + 2 padding_y, W' + 2 padding_x, C', input_stride),
 //   vector lanes run
 //             over the R rows, and the frame of padding pixels holds zeros, so that no
-//             window ends outside.
+//             window ends outside;
+//   live:     (N, H', W', C', input_stride), vector lanes run over the R rows, and only
+//             those inputs are read and written that are listed, because the layer
+//             below has them alive.
 // `input_stride` is a multiple of the widest vector; lanes beyond C' or R may hold any
 // finite value on input and hold zeros on output.
 template <typename T>
 struct GatedConv {
-    const T* weight;  // "channels": (taps, C, weight_stride), zeros beyond C';
-                      // "rows":     (C, taps, C'), weight_stride = taps * C'
+    const T* weight;  // "rows": (C, taps, C'), weight_stride = taps * C'; else
+                      // (taps, C, weight_stride), zeros beyond C'
     const std::int32_t* starts;          // (N, P + 1), as LiveList
     const std::int32_t* channels;        // (N, C Q)
     const std::int32_t* offsets;         // (N, C Q)
     const std::int32_t* positions;       // (N, C, Q), or null where not needed
     const std::int64_t* route;           // (N, C, Q), or null: q itself
+    const std::int32_t* input_starts;    // (N, P' + 1), for "live", the layer below's
+    const std::int32_t* input_channels;  // (N, C' P'), for "live", likewise
     T* compact;                          // (N, C Q, compact_stride)
     T* input;                            // (N, P', R or C', input_stride)
     T* weight_gradient;                  // as weight, added to
@@ -42,7 +47,7 @@ struct GatedConv {
     std::int64_t padding_y, padding_x;
     std::int64_t dilation_y, dilation_x;
     std::int64_t weight_stride;   // "channels": C' rounded up to the widest vector
-    std::int64_t compact_stride;  // at least R; for "rows" as input_stride
+    std::int64_t compact_stride;  // "channels": at least R; else as input_stride
     std::int64_t input_stride;
 };
 
@@ -57,6 +62,9 @@ FASTJAC_DECLARE_KERNEL(
     template <typename T> void gated_conv_weight_channels(const GatedConv<T>& p);
     template <typename T> void gated_conv_pull_rows(const GatedConv<T>& p);
     template <typename T> void gated_conv_push_rows(const GatedConv<T>& p);
-    template <typename T> void gated_conv_weight_rows(const GatedConv<T>& p);)
+    template <typename T> void gated_conv_weight_rows(const GatedConv<T>& p);
+    template <typename T> void gated_conv_pull_live(const GatedConv<T>& p);
+    template <typename T> void gated_conv_push_live(const GatedConv<T>& p);
+    template <typename T> void gated_conv_weight_live(const GatedConv<T>& p);)
 
 }  // namespace fastjac

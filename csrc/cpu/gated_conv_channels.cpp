@@ -52,27 +52,21 @@ inline void pull_tile(const GatedConv<T>& p, const Entries<T>& entries, const Ru
 constexpr int kPushEntries = kRegisters >= 32 ? 4 : 2;
 constexpr int kPushRows = (kRegisters - kPushEntries - 2) / kPushEntries;
 
-// A pixel of a window, and where its tap's weights begin in W.
-template <typename T>
-struct Tap {
-    const T* input;
-    std::int64_t weight;
-};
-
 template <int KR, int KE, typename T>
-inline void push_tile(const GatedConv<T>& p, const std::int32_t* channels,
-                      const Tap<T>* taps, int tap_count, std::int64_t first_row,
-                      T* compact) {
+inline void push_tile(const GatedConv<T>& p, const T* sample,
+                      const std::int32_t* channels, const Tap* taps, int tap_count,
+                      std::int64_t first_row, T* compact) {
     Vector<T> parts[KE * KR] = {};
     const T* weights[KE];
     FASTJAC_UNROLL
     for (int e = 0; e < KE; ++e) weights[e] = p.weight + channels[e] * p.weight_stride;
-    const std::int64_t stride = p.input_stride, row = first_row * stride;
+    const std::int64_t stride = p.input_stride, pixel_size = p.row_count * stride;
     const std::int64_t end = p.in_channels;
+    sample += first_row * stride;
     for (int t = 0; t < tap_count; ++t) {
         const T* u[KR];
         const T* w[KE];
-        u[0] = taps[t].input + row;
+        u[0] = sample + taps[t].pixel * pixel_size;
         FASTJAC_UNROLL
         for (int r = 1; r < KR; ++r) u[r] = u[r - 1] + stride;
         FASTJAC_UNROLL
@@ -104,24 +98,6 @@ inline void push_tile(const GatedConv<T>& p, const std::int32_t* channels,
         FASTJAC_UNROLL
         for (int r = 0; r < KR; ++r) to[r] = totals[e * KR + r];
     }
-}
-
-// The input pixels that output pixel (y, x) of sample n reads, with their taps.
-template <typename T>
-inline int read_by(const GatedConv<T>& p, std::int64_t n, std::int64_t y,
-                   std::int64_t x, Tap<T>* taps) {
-    int count = 0;
-    for (std::int64_t a = 0; a < p.kernel_y; ++a) {
-        const std::int64_t in_y = y * p.stride_y - p.padding_y + a * p.dilation_y;
-        if (in_y < 0 || in_y >= p.in_height) continue;
-        for (std::int64_t b = 0; b < p.kernel_x; ++b) {
-            const std::int64_t in_x = x * p.stride_x - p.padding_x + b * p.dilation_x;
-            if (in_x < 0 || in_x >= p.in_width) continue;
-            taps[count++] = {input_at(p, n, in_y * p.in_width + in_x),
-                             (a * p.kernel_x + b) * p.out_channels * p.weight_stride};
-        }
-    }
-    return count;
 }
 
 // Pulls to one input pixel the lanes of some tiles.
@@ -184,9 +160,10 @@ void gated_conv_push_channels(const GatedConv<T>& p) {
             const std::int32_t first = starts[pixel];
             const std::int64_t entries = starts[pixel + 1] - first;
             if (entries == 0) continue;
-            Tap<T> taps[kMostTaps];
+            Tap taps[kMostTaps];
             const int count =
-                read_by(p, n, pixel / p.out_width, pixel % p.out_width, taps);
+                read_by(p, pixel / p.out_width, pixel % p.out_width, taps);
+            const T* sample = input_at(p, n, 0);
             const std::int32_t* channels = p.channels + n * outputs + first;
             T* compact = p.compact + (n * outputs + first) * p.compact_stride;
             for (std::int64_t r = 0; r < p.row_count;) {
@@ -195,7 +172,8 @@ void gated_conv_push_channels(const GatedConv<T>& p) {
                     const int together = part_of(entries, e, kPushEntries);
                     WithConstant<kPushRows>::call(rows, [&](auto kr) {
                         WithConstant<kPushEntries>::call(together, [&](auto ke) {
-                            push_tile<kr.of, ke.of>(p, channels + e, taps, count, r,
+                            push_tile<kr.of, ke.of>(p, sample, channels + e, taps,
+                                                    count, r,
                                                     compact + e * p.compact_stride);
                         });
                     });

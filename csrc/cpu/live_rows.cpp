@@ -1,7 +1,8 @@
 // A thread owns whole samples or, where those are fewer than threads, some rows of a
 // sample. An entry of R rows is read from and written to R places that lie `stride_row`
-// apart, kMoved rows at a time without a loop over them. Bytes: each element once read
-// and once written; the bias adds one multiply-add an element.
+// apart, kMoved rows at a time without a loop over them, or by vectors where they lie
+// together. Bytes: each element once read and once written; the bias adds one
+// multiply-add an element.
 #include "live_rows.h"
 
 #include <omp.h>
@@ -66,6 +67,19 @@ void each_entry(const LiveRows<T>& p, const Share& share, const Visit& visit) {
     }
 }
 
+// Calls visit(rows, compact, factor, channel) for each entry of sample n, with its row
+// 0.
+template <typename T, typename Visit>
+void each_entry_together(const LiveRows<T>& p, std::int64_t n, const Visit& visit) {
+    const std::int64_t outputs = p.channel_count * p.pooled_pixels;
+    const std::int32_t count = p.starts[n * (p.pixels + 1) + p.pixels];
+    T* sample = p.rows + n * p.stride_sample;
+    for (std::int64_t e = n * outputs; e < n * outputs + count; ++e) {
+        visit(sample + p.channels[e] * p.stride_channel + p.sources[e] * p.stride_pixel,
+              p.compact + e * p.row_stride, p.factors[e], p.channels[e]);
+    }
+}
+
 // Zeros in all of a sample's rows: one block where pixels come first, else R blocks.
 template <typename T>
 void clear_rows(const LiveRows<T>& p, std::int64_t n) {
@@ -107,6 +121,49 @@ inline void gather_entry(const LiveRows<T>& p, const T* rows, T factor,
     for (int r = 0; r < KR; ++r) sums[r] = moved[r];
 }
 
+// Gathers rows that lie together; `sums` is the sample's, or null.
+template <typename T>
+void gather_together(const LiveRows<T>& p, const Share& share, T* sums) {
+    const std::int64_t stop = share.end == p.row_count ? p.row_stride : share.end;
+    each_entry_together(
+        p, share.n, [&](const T* rows, T* compact, T factor, std::int32_t channel) {
+            T* total = sums == nullptr ? nullptr : sums + channel * p.row_stride;
+            std::int64_t r = share.begin;
+            for (; r + kLanes<T> <= share.end; r += kLanes<T>) {
+                const Vector<T> lanes = factor * load(rows + r);
+                store(compact + r, lanes);
+                if (total != nullptr) store(total + r, load(total + r) + lanes);
+            }
+            for (; r < share.end; ++r) {
+                compact[r] = factor * rows[r];
+                if (total != nullptr) total[r] += compact[r];
+            }
+            for (; r < stop; ++r) compact[r] = 0;
+        });
+}
+
+// Scatters to rows that lie together, those of live entries alone.
+template <typename T>
+void scatter_together(const LiveRows<T>& p, const Share& share) {
+    const std::int64_t stop = share.end == p.row_count ? p.stride_channel : share.end;
+    const T* ones = p.bias == nullptr ? nullptr : p.ones + share.n * p.row_count;
+    each_entry_together(
+        p, share.n, [&](T* rows, const T* compact, T factor, std::int32_t channel) {
+            const T bias = ones == nullptr ? T(0) : p.bias[channel];
+            std::int64_t r = share.begin;
+            for (; r + kLanes<T> <= share.end; r += kLanes<T>) {
+                Vector<T> lanes = load(compact + r);
+                if (ones != nullptr) lanes += bias * load(ones + r);
+                store(rows + r, factor * lanes);
+            }
+            for (; r < share.end; ++r) {
+                const T lifted = ones == nullptr ? T(0) : bias * ones[r];
+                rows[r] = factor * (compact[r] + lifted);
+            }
+            for (; r < stop; ++r) rows[r] = 0;
+        });
+}
+
 }  // namespace
 
 template <typename T>
@@ -126,6 +183,10 @@ void gather_live(const LiveRows<T>& p) {
                 std::fill(channel + share.begin, channel + stop, T(0));
             }
         }
+        if (p.stride_row == 1) {
+            gather_together(p, share, sums);
+            return;
+        }
         each_entry(p, share,
                    [&](auto rows, const T* from, T* compact, T factor,
                        std::int32_t channel, std::int64_t first) {
@@ -140,6 +201,10 @@ void gather_live(const LiveRows<T>& p) {
 template <typename T>
 void scatter_live(const LiveRows<T>& p) {
     const std::int64_t parts = parts_of_samples(p);
+    if (p.live_only) {
+        each_share(p, parts, [&](const Share& share) { scatter_together(p, share); });
+        return;
+    }
     for (std::int64_t n = 0; n < p.samples && parts > 1; ++n) clear_rows(p, n);
     each_share(p, parts, [&](const Share& share) {
         if (parts == 1) clear_rows(p, share.n);

@@ -11,7 +11,9 @@ namespace fastjac {
 //   scatter: rows[r, n, c(e), q(e)] += factor[e] * v, from zeros on, where
 //            v = compact[n, e, r] + bias[c(e)] * ones[n, r], if there is a bias
 // Scatter writes whole blocks of `stride_sample` elements: the rows of a sample where
-// pixels come first, else a sample of a row.
+// pixels come first, else a sample of a row. With `live_only` it writes the rows of
+// live entries alone, which then must lie together (stride_row = 1), have a source
+// each, and be padded to `stride_channel`, with zeros that scatter writes.
 template <typename T>
 struct LiveRows {
     T* rows;                     // (R, N, C, Q) by the strides below
@@ -23,6 +25,7 @@ struct LiveRows {
     T* sums;        // (N, C, row_stride), or null
     const T* bias;  // (C), or null
     const T* ones;  // (N, R), the last coordinate of the tangents; null without a bias
+    bool live_only;
     std::int64_t samples;
     std::int64_t channel_count;
     std::int64_t pixels;

@@ -69,5 +69,27 @@ inline int readers_of(const GatedConv<T>& p, std::int64_t y, std::int64_t x,
     return count;
 }
 
+// An input pixel of a window, and where its tap's weights begin in W, by tap.
+struct Tap {
+    std::int64_t pixel, weight;
+};
+
+// The input pixels that output pixel (y, x) reads, with their taps.
+template <typename T>
+inline int read_by(const GatedConv<T>& p, std::int64_t y, std::int64_t x, Tap* taps) {
+    int count = 0;
+    for (std::int64_t a = 0; a < p.kernel_y; ++a) {
+        const std::int64_t in_y = y * p.stride_y - p.padding_y + a * p.dilation_y;
+        if (in_y < 0 || in_y >= p.in_height) continue;
+        for (std::int64_t b = 0; b < p.kernel_x; ++b) {
+            const std::int64_t in_x = x * p.stride_x - p.padding_x + b * p.dilation_x;
+            if (in_x < 0 || in_x >= p.in_width) continue;
+            taps[count++] = {in_y * p.in_width + in_x,
+                             (a * p.kernel_x + b) * p.out_channels * p.weight_stride};
+        }
+    }
+    return count;
+}
+
 }  // namespace FASTJAC_ISA
 }  // namespace fastjac

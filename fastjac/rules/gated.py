@@ -20,6 +20,7 @@ from fastjac.native_conv_gpu import Parts
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule, Samples, Sum, Sums
 from fastjac.rules.layout import InputLayout, Packed, padded
+from fastjac.rules.linear import Linear
 from fastjac.rules.live import Live
 from fastjac.rules.pooling import Average, Route
 
@@ -58,21 +59,26 @@ class GatedLayer(Rule):
         #: below, or right above, takes them so; None for those of the weights.
         self.held: torch.dtype | None = None
         self.held_below = self.held_above = False
-        #: For a linear layer: the live outputs of the gated layer right below it.
+        #: The live outputs of the gated layer right below, where they are the inputs.
         self.below: Live | None = None
+        #: Whether a convolution right above has the live outputs for its ``below``.
+        self.read_live = False
         self._gathered: tuple[Tensor, Tensor] | None = None
         #: What was gathered, added up over each channel's entries, (n, C, stride).
         self._channel_sums: Tensor | None = None
-        self._layouts: dict[int, InputLayout] = {}
+        self._layouts: dict[tuple[int, bool], InputLayout] = {}
 
     def layout(self, count: int) -> InputLayout:
         """Return the layout of this many rows at the input."""
-        if count not in self._layouts:
-            self._layouts[count] = InputLayout(self.packed, count)
-        return self._layouts[count]
+        below = None if isinstance(self.layer, Linear) else self.below
+        live_only = below is not None and below.read_alone(count)
+        if (count, live_only) not in self._layouts:
+            layout = InputLayout(self.packed, count, live_only)
+            self._layouts[count, live_only] = layout
+        return self._layouts[count, live_only]
 
     def pull(self, rows: Tensor) -> Tensor:
-        if self.below is not None:
+        if self.below is not None and isinstance(self.layer, Linear):
             pulled = self._pull_to_live(rows, self.below)
             if pulled is not None:
                 return pulled
@@ -126,11 +132,11 @@ class GatedLayer(Rule):
         layout = self.layout(count)
         tangents = self._hold(tangents)
         self.run_pass("push", layout, compact, layout.of(tangents))
-        pushed = self._pushed(tangents, count, samples, room)
-        if self.ones is None or self.biases[0] is None:
-            self.live.scatter(compact, pushed)
-        else:
-            self.live.scatter(compact, pushed, self.biases[0], self.ones)
+        live_only = self.read_live and self.live.read_alone(count)
+        pushed = self._pushed(tangents, count, samples, room, live_only)
+        bias = None if self.ones is None else self.biases[0]
+        ones = None if bias is None else self.ones
+        self.live.scatter(compact, pushed, bias, ones, live_only)
         return pushed if self.held_above else self._let_go(pushed)
 
     def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
@@ -160,6 +166,7 @@ class GatedLayer(Rule):
         narrowed.reader, narrowed.held = self.reader, self.held
         narrowed._layouts = self._layouts
         narrowed.held_below, narrowed.held_above = self.held_below, self.held_above
+        narrowed.read_live = self.read_live
         if self.below is not None:
             narrowed.below = self.below.narrow(samples)
         return narrowed
@@ -214,7 +221,7 @@ class GatedLayer(Rule):
         total: Sum | None = None,
     ) -> None:
         """Run a pass; the pass "weight" adds to ``total``."""
-        weight = self.packed.weight(layout.lanes_are_rows)
+        weight = self.packed.weight(layout.by_window)
         if self.packed.on_gpu:
             parts = None
             if total is not None:
@@ -238,18 +245,24 @@ class GatedLayer(Rule):
             compact=compact,
             input=input,
             layout=layout,
+            inputs=self.below if layout.live_only else None,
             weight_gradient=(
                 None if total is None else total.buffer(weight, self.packed.unpacked)
             ),
         )
 
     def _pushed(
-        self, like: Tensor, count: int, samples: int, room: Tensor | None
+        self,
+        like: Tensor,
+        count: int,
+        samples: int,
+        room: Tensor | None,
+        live_only: bool,
     ) -> Tensor:
         """Return tangents (R, n, C, ...) behind the pool, to be filled where alive.
 
-        The kernel writes zeros elsewhere, on a GPU not in the padding behind channels.
-        The tangents take ``room`` if it is laid out as they shall be.
+        The kernel writes zeros elsewhere unless ``live_only``, on a GPU not in the
+        padding behind channels. They take ``room`` if it is laid out as they shall be.
         """
         shape = (count, samples, *self.live.out_shape[1:])
         if room is not None and (room.shape != shape or room.dtype != like.dtype):
@@ -259,11 +272,16 @@ class GatedLayer(Rule):
                 return room
             return workspace.empty(shape, like)
         channels, pixels = shape[2], prod(shape[3:])
-        flat = self.reader is Reader.FLAT
-        row = channels * pixels if flat else channels
-        stride = self.packed.channel_stride(row)
-        channel, pixel = (pixels, 1) if flat else (1, count * stride)
-        sample = count * stride if flat else pixels * pixel
+        if live_only:
+            row, stride, channel = count, 1, padded(count, self.packed.lanes)
+            pixel = channels * channel
+            sample = pixels * pixel
+        else:
+            flat = self.reader is Reader.FLAT
+            row = channels * pixels if flat else channels
+            stride = self.packed.channel_stride(row)
+            channel, pixel = (pixels, 1) if flat else (1, count * stride)
+            sample = count * stride if flat else pixels * pixel
         spatial = [pixel * prod(shape[d + 1 :]) for d in range(3, len(shape))]
         strides = (stride, sample, channel, *spatial)
         if room is not None and room.stride() == strides:

@@ -52,7 +52,7 @@ class GatedHead(Rule):
                 self.logits.weight_gradients(rows, pushed, (logits_sum,))
             return
         packed = self.hidden.packed
-        weight, seeds = packed.weight(lanes_are_rows=False), rows[:, 0]
+        weight, seeds = packed.weight(by_window=False), rows[:, 0]
         gradient = native_head.gated_head(
             self._gates(rows.shape[1]),
             weight=weight,

@@ -76,12 +76,12 @@ class Packed:
         self._parameter = layer.weights[0]
         self._weights: dict[bool, Tensor] = {}
 
-    def weight(self, lanes_are_rows: bool) -> Tensor:
+    def weight(self, by_window: bool) -> Tensor:
         """Return the weights: (C, taps C'), or (taps, C, stride) of whole vectors."""
-        if lanes_are_rows not in self._weights:
-            pack = self._by_window if lanes_are_rows else self._by_tap
-            self._weights[lanes_are_rows] = pack()
-        return self._weights[lanes_are_rows]
+        if by_window not in self._weights:
+            pack = self._by_window if by_window else self._by_tap
+            self._weights[by_window] = pack()
+        return self._weights[by_window]
 
     def _by_window(self) -> Tensor:
         return self._taps.transpose(0, 1).flatten(1).contiguous()
@@ -159,21 +159,28 @@ class InputLayout:
     Vectors hold channels, or on a CPU rows where there are few channels. Behind C' or R
     stands padding up to whole vectors; around the pixels of the second layout, a frame
     of the convolution's padding.
+
+    In a third one, ``live_only``, vectors hold rows, there is no frame, and only live
+    inputs have rows: the others hold anything.
     """
 
-    def __init__(self, packed: Packed, count: int) -> None:
+    def __init__(self, packed: Packed, count: int, live_only: bool = False) -> None:
         channels, lanes = packed.in_channels, packed.lanes
         self.packed, self.count = packed, count
         fill_of_rows = count / padded(count, lanes)
         fill_of_channels = channels / padded(channels, lanes)
-        self.lanes_are_rows = not packed.on_gpu and fill_of_rows > fill_of_channels
+        #: Whether a channel's weights lie window by window, and not tap by tap.
+        self.by_window = fill_of_rows > fill_of_channels
+        self.by_window &= not packed.on_gpu and not live_only
+        self.live_only = live_only
+        self.lanes_are_rows = self.by_window or live_only
         if self.lanes_are_rows:
             self.stride = self.compact_stride = padded(count, lanes)
         else:
             self.stride = packed.channel_stride(channels)
             self.compact_stride = packed.compact_stride(count)
         _, height, width = packed.in_shape
-        frame_y, frame_x = packed.padding if self.lanes_are_rows else (0, 0)
+        frame_y, frame_x = packed.padding if self.by_window else (0, 0)
         if self.lanes_are_rows:
             pixel, row, channel = channels * self.stride, 1, self.stride
         else:

@@ -13,7 +13,13 @@ from torch import Tensor
 from fastjac import native_conv, workspace
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Samples
+from fastjac.rules.layout import VECTOR_BYTES
 from fastjac.rules.pooling import Average, Route
+
+#: From how many vectors of rows on, and up to which share of live inputs, rows of live
+#: inputs alone are faster than rows of all of them (bench/NOTES.md).
+FEWEST_VECTORS = 2
+MOST_LIVE_INPUTS = 0.65
 
 
 class Listing:
@@ -152,6 +158,14 @@ class Live:
         self._part = samples, weakref.ref(live)
         return live
 
+    def read_alone(self, rows: int) -> bool:
+        """Whether a convolution right above leaves out those that are dead."""
+        lanes = VECTOR_BYTES // self.like.itemsize
+        vectors = -(-rows // lanes)
+        if vectors < FEWEST_VECTORS:
+            return False
+        return self.share() * vectors * lanes <= MOST_LIVE_INPUTS * rows
+
     def share(self) -> float:
         """Return the share of the outputs behind the pool that are live."""
         return self._count() / max(1, self.entries)
@@ -169,13 +183,22 @@ class Live:
         rows: Tensor,
         bias: Tensor | None = None,
         ones: Tensor | None = None,
+        live_only: bool = False,
     ) -> None:
         """Write live entries times the gates to rows (R, n, C, ...), zeros elsewhere.
 
-        Before the gates ``bias[c] * ones[n, r]`` is added, if there is a bias.
+        Before the gates ``bias[c] * ones[n, r]`` is added, if there is a bias. With
+        ``live_only`` nothing is written elsewhere.
         """
-        planes = _planes(rows)
-        native_conv.live_rows(self, planes, compact, gather=False, bias=bias, ones=ones)
+        native_conv.live_rows(
+            self,
+            _planes(rows),
+            compact,
+            gather=False,
+            live_only=live_only,
+            bias=bias,
+            ones=ones,
+        )
 
     def expected_density(self) -> float:
         """Return `density`, or on a GPU a bound that nobody has to wait for."""
