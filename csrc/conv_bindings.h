@@ -178,7 +178,8 @@ inline void bind_gated_head(pybind11::module_& m) {
            Address samples, Address factors, Address gate, Address members,
            Address weight_gradient, Address partials, Address panels,
            Address row_gradient, std::int64_t sample_count, std::int64_t units,
-           std::int64_t row_count, std::int64_t in_channels, std::int64_t stride) {
+           std::int64_t row_count, std::int64_t in_channels, std::int64_t stride,
+           std::int64_t input_stride) {
             check_positive("units", units);
             check_positive("row_count", row_count);
             check_positive("in_channels", in_channels);
@@ -187,7 +188,7 @@ inline void bind_gated_head(pybind11::module_& m) {
                 GatedHead<T> p{};
                 p.weight = pointer<const T>("weight", weight, units * stride);
                 p.rows = pointer<const T>("rows", rows, units * row_count);
-                p.input = pointer<const T>("input", input, row_count * stride);
+                p.input = pointer<const T>("input", input, row_count * input_stride);
                 p.gate = optional_pointer<const T>("gate", gate);
                 p.weight_gradient =
                     pointer<T>("weight_gradient", weight_gradient, units * stride);
@@ -200,6 +201,7 @@ inline void bind_gated_head(pybind11::module_& m) {
                 p.row_count = row_count;
                 p.in_channels = in_channels;
                 p.stride = stride;
+                p.input_stride = input_stride;
                 if (p.gate != nullptr) {
                     p.members = pointer<unsigned char>("members", members, units);
                     FASTJAC_CALL(gated_head_subsets<T>, p);
@@ -216,7 +218,7 @@ inline void bind_gated_head(pybind11::module_& m) {
         py::arg("members"), py::arg("weight_gradient"), py::arg("partials"),
         py::arg("panels"), py::arg("row_gradient"), py::arg("sample_count"),
         py::arg("units"), py::arg("row_count"), py::arg("in_channels"),
-        py::arg("stride"));
+        py::arg("stride"), py::arg("input_stride"));
 }
 
 }  // namespace fastjac

@@ -75,6 +75,7 @@ def gated_head(
         row_count=row_count,
         in_channels=channels,
         stride=weight.shape[2],
+        input_stride=layout.stride,
         **native.launch_arguments(rows),
     )
     return gradient if live is None else gradient.t()

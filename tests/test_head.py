@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from checks import assert_same
+from checks import assert_same, compare, seeded_build
 from torch import Tensor, nn
 
 import fastjac
@@ -20,6 +20,7 @@ CASES = [
     (9, 20, 13, 11),
     (97, 18, 6, 4),  # more samples than subset sums hold at once
     (230, 3, 5, 2),
+    (5, 1024, 9, 3),  # rows are further apart than they are long
 ]
 
 
@@ -62,6 +63,20 @@ def test_both_ways_to_the_gradients_equal_the_oracle(
     for mine, right in zip((got, *found), (expected, *wanted), strict=True):
         error = (mine.double() - right).norm() / right.norm()
         assert error <= tolerance
+
+
+@pytest.mark.parametrize("features", [512, 1024])
+def test_rows_that_would_share_a_set_of_the_caches(features: int) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(2, features // 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            *network(features, 11, 4, torch.float64),
+        )
+
+    x = torch.randn(3, 2, 4, 4).double()
+    compare(seeded_build(make), x, seed=1)
 
 
 def test_chunks_of_samples_add_up() -> None:

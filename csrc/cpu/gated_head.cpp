@@ -31,7 +31,7 @@ inline int tile_rows(const GatedHead<T>& p, std::int64_t first) {
 template <typename T>
 void gather_panel(const GatedHead<T>& p, std::int64_t lane, T* panel) {
     for (std::int64_t row = 0; row < p.sample_count * p.row_count; ++row) {
-        store(panel + row * kLanes<T>, load(p.input + row * p.stride + lane));
+        store(panel + row * kLanes<T>, load(p.input + row * p.input_stride + lane));
     }
 }
 

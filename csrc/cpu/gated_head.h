@@ -17,7 +17,7 @@ template <typename T>
 struct GatedHead {
     const T* weight;              // W, (H, stride)
     const T* rows;                // B, (H, R); (R, H) for gated_head_subsets
-    const T* input;               // u, (N, R, stride)
+    const T* input;               // u, (N, R, input_stride)
     const std::int32_t* starts;   // (H + 1) first live sample of each unit
     const std::int32_t* samples;  // (N H) live samples, unit by unit
     const T* factors;             // (N H) their gates
@@ -30,8 +30,9 @@ struct GatedHead {
     std::int64_t sample_count;    // N
     std::int64_t units;           // H
     std::int64_t row_count;       // R
-    std::int64_t in_channels;     // i < in_channels; stride is a multiple of vectors
+    std::int64_t in_channels;     // i < in_channels; strides hold whole vectors
     std::int64_t stride;
+    std::int64_t input_stride;
 };
 
 // Into how many partial sums dB is cut, whatever the number of threads.

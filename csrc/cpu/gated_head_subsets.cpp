@@ -61,7 +61,8 @@ void form_subsets(const GatedHead<T>& p, std::int64_t n, std::int64_t row,
     for (int s = 0; s < kGroup; ++s) {
         Vector<T> tangent{};
         if (n + s < p.sample_count) {
-            tangent = load(p.input + ((n + s) * p.row_count + row) * p.stride + lane);
+            tangent =
+                load(p.input + ((n + s) * p.row_count + row) * p.input_stride + lane);
         }
         FASTJAC_UNROLL
         for (int below = 0; below < (1 << s); ++below) {

@@ -279,7 +279,7 @@ class GatedLayer(Rule):
         else:
             flat = self.reader is Reader.FLAT
             row = channels * pixels if flat else channels
-            stride = self.packed.channel_stride(row)
+            stride = self.packed.row_stride(row)
             channel, pixel = (pixels, 1) if flat else (1, count * stride)
             sample = count * stride if flat else pixels * pixel
         spatial = [pixel * prod(shape[d + 1 :]) for d in range(3, len(shape))]

@@ -16,6 +16,8 @@ from fastjac.rules.linear import Linear
 
 #: Bytes of a CPU's widest vector; strides of layouts there are multiples of it.
 VECTOR_BYTES = 64
+#: Addresses that are this far apart share a set of a CPU's first cache.
+CACHE_PERIOD = 4096
 
 
 class _Kept(threading.local):
@@ -109,10 +111,19 @@ class Packed:
         return not self.on_gpu or tensor.data_ptr() % 16 == 0
 
     def channel_stride(self, channels: int) -> int:
-        """Return the stride of rows whose vectors hold channels."""
+        """Return how many elements a row's or a weight's channels take."""
         if self.on_gpu:
             return native_conv_gpu.channel_stride(channels, self._taps)
         return padded(channels, self.lanes)
+
+    def row_stride(self, channels: int) -> int:
+        """Return the stride of rows whose vectors hold channels.
+
+        On a CPU rows do not begin in one and the same set of its caches.
+        """
+        stride = self.channel_stride(channels)
+        same_set = stride * self._taps.itemsize % CACHE_PERIOD == 0
+        return stride + self.lanes if same_set and not self.on_gpu else stride
 
     def compact_stride(self, count: int) -> int:
         """Return the stride of live entries whose vectors do not hold rows."""
@@ -177,7 +188,7 @@ class InputLayout:
         if self.lanes_are_rows:
             self.stride = self.compact_stride = padded(count, lanes)
         else:
-            self.stride = packed.channel_stride(channels)
+            self.stride = packed.row_stride(channels)
             self.compact_stride = packed.compact_stride(count)
         _, height, width = packed.in_shape
         frame_y, frame_x = packed.padding if self.by_window else (0, 0)
