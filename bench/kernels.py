@@ -12,7 +12,9 @@ from functools import partial
 import clock
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
+from fastjac.linearize import linearize
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Sum
 from fastjac.rules.convolution import Convolution, Geometry
@@ -79,12 +81,53 @@ def conv2(
     for y in range(14):
         inside[y] = sum(0 <= y + a - 2 < 14 for a in range(5))
     taps = inside.outer(inside).flatten()
-    starts = live.listing.starts
-    entries = (starts[:, 1:] - starts[:, :-1]).sum(0).cpu()
+    entries = entries_by_pixel(live).sum(0).cpu()
     return float(2 * rows * 32 * (entries * taps).sum()) / taken / 1e9
 
 
+def live_inputs(direction: str, samples: int = 4, rounds: int = 15) -> float:
+    """Useful GFLOP/s of one pass between live outputs and live inputs.
+
+    100 rows, 64 to 64 channels, 3x3, on 16x16, a ReLU below, a ReLU and a 2x2 pool
+    behind: two operations for each live output, tap, live input and row.
+    """
+    rows, size = 100, 16
+    net = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * size * size // 4, 2),
+    )
+    x = torch.randn(samples, 3, size, size, requires_grad=True)
+    rules = linearize(net(x), x).rules
+    lower, upper = (rule for rule in rules if isinstance(rule, GatedLayer))
+    layout, total = upper.layout(rows), Sum()
+    assert layout.live_only
+    compact = torch.randn(upper.live.entries, layout.compact_stride)
+    input = layout.of(torch.randn(rows, samples, 64, size, size))
+    of_weight = (total,) if direction == "weight" else ()
+    taken = clock.seconds(
+        lambda: upper.run_pass(direction, layout, compact, input, *of_weight),
+        rounds=rounds,
+    )
+    below, above = (
+        entries_by_pixel(layer.live).view(samples, 1, size, size).double()
+        for layer in (lower, upper)
+    )
+    read = F.conv2d(below, torch.ones(1, 1, 3, 3).double(), padding=1)
+    return float(2 * rows * (above * read).sum()) / taken / 1e9
+
+
+def entries_by_pixel(live: Live) -> Tensor:
+    """How many outputs of each pixel before the pool are live, (N, P)."""
+    return live.listing.starts.diff(dim=1)
+
+
 KERNELS |= {
-    f"gated conv2 {direction}": partial(conv2, direction)
+    f"{name} {direction}": partial(kernel, direction)
+    for name, kernel in (("gated conv2", conv2), ("live inputs, K = 100,", live_inputs))
     for direction in ("pull", "push", "weight")
 }

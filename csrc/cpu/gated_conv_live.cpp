@@ -27,9 +27,9 @@ namespace {
 constexpr int kVectors = kRegisters >= 32 ? 4 : 3;
 constexpr int kTogether = kRegisters >= 32 ? 6 : 3;
 
-// Entries and inputs of a tile of the gradient.
+// Entries and inputs of a tile of the gradient: their sums over lanes are one vector.
 constexpr int kEntries = kRegisters >= 32 ? 4 : 3;
-constexpr int kInputs = kRegisters >= 32 ? 6 : 3;
+constexpr int kInputs = kRegisters >= 32 ? 4 : 3;
 
 // The live input channels of one pixel, and its rows.
 template <typename T>
