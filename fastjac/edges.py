@@ -10,9 +10,10 @@ from itertools import pairwise, takewhile
 from fastjac.fusion import gates_at_end
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Rule
-from fastjac.rules.gated import GatedLayer, Reader
+from fastjac.rules.gated import GatedLayer
 from fastjac.rules.head import GatedHead
 from fastjac.rules.linear import Linear
+from fastjac.rules.outputs import Reader
 from fastjac.rules.shape import Reshape
 
 
@@ -91,16 +92,18 @@ def feed_gated_layers(edges: list[Edge]) -> None:
         for place, rule in enumerate(edge.rules):
             if isinstance(rule, GatedLayer):
                 above = edge.rules[place + 1 :]
-                rule.reader = _reader(above) if above else at_end
+                rule.reader = _reader(rule, above) if above else at_end
         for lower, upper in pairwise(edge.rules):
             if isinstance(lower, GatedLayer) and isinstance(upper, GatedLayer):
                 lower.held_above = upper.held_below = lower.held == upper.held
 
 
-def _reader(above: list[Rule]) -> Reader:
-    """Return what reads the tangents that enter a chain of rules."""
+def _reader(layer: GatedLayer, above: list[Rule]) -> Reader:
+    """Return what reads a layer's tangents, the first in the chain above it."""
     if isinstance(above[0], GatedLayer):
-        return Reader.GATED
+        convolves = not isinstance(above[0].layer, Linear)
+        skips = convolves and above[0].below is layer.live
+        return Reader.LIVE if skips else Reader.GATED
     behind = next((rule for rule in above if not isinstance(rule, Reshape)), None)
     flat = isinstance(behind, GatedHead) or (
         isinstance(behind, GatedLayer) and isinstance(behind.layer, Linear)

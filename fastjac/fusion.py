@@ -55,12 +55,10 @@ def _tell_what_is_live_below(rules: list[Rule]) -> None:
             below = None
             continue
         if below is not None and not layer.packed.on_gpu:
-            if isinstance(layer.layer, Linear):
-                if _flat_outputs_are_inputs(below, layer):
-                    layer.below = below.live
-            elif not flat and _outputs_are_inputs(below, layer):
+            linear = isinstance(layer.layer, Linear)
+            fits = _flat_outputs_are_inputs if linear else _outputs_are_inputs
+            if fits(below, layer) and (linear or not flat):
                 layer.below = below.live
-                below.read_live = True
         below, flat = layer, False
 
 

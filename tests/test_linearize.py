@@ -18,7 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fastjac
 from fastjac import checks, native, reference, workspace
-from fastjac.rules.gated import GatedLayer, Reader
+from fastjac.rules.gated import GatedLayer
+from fastjac.rules.outputs import Reader
 
 DOUBLE = torch.float64
 

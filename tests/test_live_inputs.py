@@ -19,6 +19,7 @@ from fastjac import native, workspace
 from fastjac.linearize import linearize
 from fastjac.rules.gated import GatedLayer
 from fastjac.rules.layout import InputLayout
+from fastjac.rules.outputs import Reader
 
 pytestmark = pytest.mark.skipif(
     not native.available(), reason=f"no native kernels: {native.why_not()}"
@@ -241,7 +242,7 @@ def test_layers_know_what_is_below_them() -> None:
     x = torch.randn(2, 2, 10, 10, requires_grad=True)
     layers = [r for r in linearize(model(x), x).rules if isinstance(r, GatedLayer)]
     assert [layer.below is not None for layer in layers] == [False, True, False, False]
-    assert [layer.read_live for layer in layers] == [True, False, False, False]
+    assert [layer.reader is Reader.LIVE for layer in layers] == [True] + 3 * [False]
 
 
 def test_the_list_of_inputs_must_fit() -> None:

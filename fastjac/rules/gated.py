@@ -4,13 +4,11 @@ Behind such a layer stand gates and perhaps a max pool, so that only some of its
 carry a cotangent: one in four after a 2x2 pool, fewer after the ReLU, fewer still under
 dropout. The list of the live outputs is built once for all rows of a sample, and all
 three passes touch live outputs only. Rows travel in the pooled domain: the unpooled
-tensor is never written.
+tensor is never written. Of many rows a convolution right above a gated layer without a
+pool touches live inputs only as well.
 """
 
 from __future__ import annotations
-
-from enum import Enum
-from math import prod
 
 import torch
 from torch import Tensor
@@ -22,19 +20,12 @@ from fastjac.rules.base import Rule, Samples, Sum, Sums
 from fastjac.rules.layout import InputLayout, Packed, padded
 from fastjac.rules.linear import Linear
 from fastjac.rules.live import Live
+from fastjac.rules.outputs import Reader, room_for
 from fastjac.rules.pooling import Average, Route
 
 #: The largest share of live inputs, over that of the lanes which hold rows, at which
 #: pulling to them alone beats pulling to all (bench/NOTES.md).
 MOST_LIVE_BELOW = 0.8
-
-
-class Reader(Enum):
-    """What reads the tangents of a gated layer."""
-
-    GATED = "a gated layer: channels last, behind the rows of a pixel"
-    FLAT = "a gated linear layer behind a flatten: a sample's rows one by one"
-    OTHER = "anything else: the rows' own order"
 
 
 class GatedLayer(Rule):
@@ -61,8 +52,6 @@ class GatedLayer(Rule):
         self.held_below = self.held_above = False
         #: The live outputs of the gated layer right below, where they are the inputs.
         self.below: Live | None = None
-        #: Whether a convolution right above has the live outputs for its ``below``.
-        self.read_live = False
         self._gathered: tuple[Tensor, Tensor] | None = None
         #: What was gathered, added up over each channel's entries, (n, C, stride).
         self._channel_sums: Tensor | None = None
@@ -132,11 +121,14 @@ class GatedLayer(Rule):
         layout = self.layout(count)
         tangents = self._hold(tangents)
         self.run_pass("push", layout, compact, layout.of(tangents))
-        live_only = self.read_live and self.live.read_alone(count)
-        pushed = self._pushed(tangents, count, samples, room, live_only)
+        reader = self.reader
+        if reader is Reader.LIVE and not self.live.read_alone(count):
+            reader = Reader.GATED
+        shape = (count, samples, *self.live.out_shape[1:])
+        pushed = room_for(reader, shape, self.packed, tangents, room)
         bias = None if self.ones is None else self.biases[0]
         ones = None if bias is None else self.ones
-        self.live.scatter(compact, pushed, bias, ones, live_only)
+        self.live.scatter(compact, pushed, bias, ones, live_only=reader is Reader.LIVE)
         return pushed if self.held_above else self._let_go(pushed)
 
     def weight_gradients(self, rows: Tensor, tangents: Tensor, sums: Sums) -> None:
@@ -166,7 +158,6 @@ class GatedLayer(Rule):
         narrowed.reader, narrowed.held = self.reader, self.held
         narrowed._layouts = self._layouts
         narrowed.held_below, narrowed.held_above = self.held_below, self.held_above
-        narrowed.read_live = self.read_live
         if self.below is not None:
             narrowed.below = self.below.narrow(samples)
         return narrowed
@@ -250,46 +241,6 @@ class GatedLayer(Rule):
                 None if total is None else total.buffer(weight, self.packed.unpacked)
             ),
         )
-
-    def _pushed(
-        self,
-        like: Tensor,
-        count: int,
-        samples: int,
-        room: Tensor | None,
-        live_only: bool,
-    ) -> Tensor:
-        """Return tangents (R, n, C, ...) behind the pool, to be filled where alive.
-
-        The kernel writes zeros elsewhere unless ``live_only``, on a GPU not in the
-        padding behind channels. They take ``room`` if it is laid out as they shall be.
-        """
-        shape = (count, samples, *self.live.out_shape[1:])
-        if room is not None and (room.shape != shape or room.dtype != like.dtype):
-            room = None
-        if self.reader is Reader.OTHER:
-            if room is not None and room.is_contiguous():
-                return room
-            return workspace.empty(shape, like)
-        channels, pixels = shape[2], prod(shape[3:])
-        if live_only:
-            row, stride, channel = count, 1, padded(count, self.packed.lanes)
-            pixel = channels * channel
-            sample = pixels * pixel
-        else:
-            flat = self.reader is Reader.FLAT
-            row = channels * pixels if flat else channels
-            stride = self.packed.row_stride(row)
-            channel, pixel = (pixels, 1) if flat else (1, count * stride)
-            sample = count * stride if flat else pixels * pixel
-        spatial = [pixel * prod(shape[d + 1 :]) for d in range(3, len(shape))]
-        strides = (stride, sample, channel, *spatial)
-        if room is not None and room.stride() == strides:
-            return room
-        whole = stride == row or not self.packed.on_gpu
-        make = workspace.empty if whole else workspace.zeros
-        block = make((samples * sample,), like)
-        return block.as_strided(shape, strides, block.storage_offset())
 
 
 def made_of(

@@ -168,7 +168,7 @@ class Live:
 
     def share(self) -> float:
         """Return the share of the outputs behind the pool that are live."""
-        return self._count() / max(1, self.entries)
+        return self._count / max(1, self.entries)
 
     def gather(self, rows: Tensor, compact: Tensor, sums: Tensor | None = None) -> None:
         """Copy rows (R, n, C, ...) times the gates to live entries.
@@ -208,8 +208,9 @@ class Live:
 
     def density(self) -> float:
         """Return the share of the layer's outputs, before the pool, that are live."""
-        return self._count() / (self.samples * self.out_shape[1] * self.geometry.pixels)
+        return self._count / (self.samples * self.out_shape[1] * self.geometry.pixels)
 
+    @cached_property
     def _count(self) -> int:
         return int(self.listing.starts[:, -1].sum())
 
