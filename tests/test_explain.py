@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import fastjac
 from fastjac import fewer_rows, native
 from fastjac.cli import main
+from fastjac.rules import gated
 from fastjac.rules.gated import GatedLayer
 
 
@@ -67,22 +68,24 @@ def test_profile_divides_the_time() -> None:
     assert all(step.time is None for step in fastjac.explain(model, x).steps)
 
 
-@pytest.mark.parametrize("slow", ["run_pass", "_pushed"])
+@pytest.mark.parametrize(
+    "of, slow", [(GatedLayer, "run_pass"), (gated, "room_for")], ids=["passes", "room"]
+)
 def test_profile_counts_a_push_that_comes_with_a_gradient(
-    slow: str, monkeypatch: pytest.MonkeyPatch
+    of: Any, slow: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not native.available():
         pytest.skip(f"no native kernels: {native.why_not()}")
-    whole = getattr(GatedLayer, slow)
+    whole = getattr(of, slow)
 
     def slowly(*args: Any, **options: Any) -> Any:
         time.sleep(0.1)
         return whole(*args, **options)
 
-    monkeypatch.setattr(GatedLayer, slow, slowly)
+    monkeypatch.setattr(of, slow, slowly)
     steps = fastjac.explain(deep(), images(5, torch.float32), profile=True).steps
-    gated = [step.time for step in steps if "gated" in step.runs and step.time]
-    assert sum(gated) > 0.8
+    times = [step.time for step in steps if "gated" in step.runs and step.time]
+    assert sum(times) > 0.8
 
 
 def test_it_says_when_fewer_rows_do(monkeypatch: pytest.MonkeyPatch) -> None:
