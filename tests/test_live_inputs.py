@@ -6,7 +6,7 @@ inputs hold anything then: every test fills lent memory with NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -140,13 +140,6 @@ def directions(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return seen
 
 
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_oracle(name: str, samples: int, directions: set[str]) -> None:
@@ -198,12 +191,12 @@ def test_frozen_weights(directions: set[str]) -> None:
 
 @pytest.mark.parametrize("samples", [1, 3])
 def test_results_are_the_same_for_any_number_of_threads(
-    samples: int, threads: Callable[[int], None], directions: set[str]
+    samples: int, directions: set[str]
 ) -> None:
     model = seeded_build(CASES["wide below"])(torch.float64)
     x, found = image(CASES["wide below"], samples), []
     for count in (1, 2, 3, 7):
-        threads(count)
+        torch.set_num_threads(count)
         model.zero_grad()
         fastjac.jacobian_penalty(model, x, backend="fused").backward()
         found.append([p.grad.clone() for p in model.parameters() if p.dim() > 1])

@@ -27,23 +27,15 @@ def network() -> nn.Module:
     )
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads; the test before had another."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("samples", [1, 2, 5])
-def test_equals_the_oracle(samples: int, threads) -> None:
-    threads(4)
+def test_equals_the_oracle(samples: int) -> None:
+    torch.set_num_threads(4)
     x = torch.randn(samples, 1, 6, 6, dtype=torch.float64)
     compare(seeded_build(network), x, seed=3)
 
 
 @pytest.mark.parametrize("samples", [1, 2])
-def test_results_are_the_same_for_any_number_of_threads(samples: int, threads) -> None:
+def test_results_are_the_same_for_any_number_of_threads(samples: int) -> None:
     torch.manual_seed(0)
     model, x = network().double(), torch.randn(samples, 1, 6, 6).double()
     y = torch.randint(CLASSES, (samples,))
@@ -57,10 +49,10 @@ def test_results_are_the_same_for_any_number_of_threads(samples: int, threads) -
             (F.cross_entropy(logits, y) + 0.1 * penalty).backward()
         return [p.grad.clone() for p in model.parameters()]
 
-    threads(1)
+    torch.set_num_threads(1)
     expected = step(loss_in_sweep=False)
     for count in (1, 2, 3, 7):
-        threads(count)
+        torch.set_num_threads(count)
         for loss_in_sweep in (False, True):
             torch.testing.assert_close(
                 step(loss_in_sweep), expected, rtol=1e-11, atol=1e-12

@@ -11,14 +11,18 @@ namespace fastjac {
 //
 // R rows share the list. "Compact" arrays hold R values an entry; "input" arrays hold R
 // rows at every input pixel in one of three layouts:
-//   channels: (N, H', W', R, input_stride), vector lanes run over the C' input
-//   channels; rows:     (N, H' + 2 padding_y, W' + 2 padding_x, C', input_stride),
-//   vector lanes run
-//             over the R rows, and the frame of padding pixels holds zeros, so that no
-//             window ends outside;
-//   live:     (N, H', W', C', input_stride), vector lanes run over the R rows, and only
-//             those inputs are read and written that are listed, because the layer
-//             below has them alive.
+//
+//   "channels": (N, H', W', R, input_stride)
+//     vector lanes run over the C' input channels;
+//
+//   "rows": (N, H' + 2 padding_y, W' + 2 padding_x, C', input_stride)
+//     they run over the R rows, and the frame of padding pixels holds zeros, so that no
+//     window ends outside;
+//
+//   "live": (N, H', W', C', input_stride)
+//     they run over the R rows, and only those inputs are read and written that are
+//     listed, because the layer below has them alive.
+//
 // `input_stride` is a multiple of the widest vector; lanes beyond C' or R may hold any
 // finite value on input and hold zeros on output.
 template <typename T>

@@ -59,6 +59,21 @@ inline void in_parts(std::int64_t total, const Body& body) {
     }
 }
 
+// Adds to the sums of a tile the rows at `from` times a weight for each.
+template <int K, int KV, typename T>
+inline __attribute__((always_inline)) void add_rows(Vector<T> (&sums)[K][KV],
+                                                    const T (&weights)[K],
+                                                    const T* from) {
+    Vector<T> rows[KV];
+    FASTJAC_UNROLL
+    for (int v = 0; v < KV; ++v) rows[v] = load(from + v * kLanes<T>);
+    FASTJAC_UNROLL
+    for (int k = 0; k < K; ++k) {
+        FASTJAC_UNROLL
+        for (int v = 0; v < KV; ++v) sums[k][v] += weights[k] * rows[v];
+    }
+}
+
 template <int KI, int KV, typename T>
 inline void pull_tile(const GatedConv<T>& p, const Entries<T>& entries, const Run* runs,
                       int run_count, const std::int32_t* channels, std::int64_t lane,
@@ -72,15 +87,10 @@ inline void pull_tile(const GatedConv<T>& p, const Entries<T>& entries, const Ru
         const std::int32_t end = entries.starts[runs[k].end];
         for (std::int32_t e = entries.starts[runs[k].begin]; e < end; ++e) {
             const T* w = run_weight + entries.offsets[e] * p.weight_stride;
-            const T* g = entries.compact + e * p.compact_stride + lane;
-            Vector<T> rows[KV];
+            T weights[KI];
             FASTJAC_UNROLL
-            for (int v = 0; v < KV; ++v) rows[v] = load(g + v * kLanes<T>);
-            FASTJAC_UNROLL
-            for (int i = 0; i < KI; ++i) {
-                FASTJAC_UNROLL
-                for (int v = 0; v < KV; ++v) sums[i][v] += w[inputs[i]] * rows[v];
-            }
+            for (int i = 0; i < KI; ++i) weights[i] = w[inputs[i]];
+            add_rows(sums, weights, entries.compact + e * p.compact_stride + lane);
         }
     }
     FASTJAC_UNROLL
@@ -108,15 +118,10 @@ inline void push_tile(const GatedConv<T>& p, std::int64_t n,
         for (int e = 0; e < KE; ++e) w[e] = weights[e] + taps[t].weight;
         for (std::int32_t k = 0; k < inputs.count; ++k) {
             const std::int64_t i = inputs.channels[k];
-            const T* u = inputs.rows + i * p.input_stride + lane;
-            Vector<T> rows[KV];
+            T weights_of_input[KE];
             FASTJAC_UNROLL
-            for (int v = 0; v < KV; ++v) rows[v] = load(u + v * kLanes<T>);
-            FASTJAC_UNROLL
-            for (int e = 0; e < KE; ++e) {
-                FASTJAC_UNROLL
-                for (int v = 0; v < KV; ++v) sums[e][v] += w[e][i] * rows[v];
-            }
+            for (int e = 0; e < KE; ++e) weights_of_input[e] = w[e][i];
+            add_rows(sums, weights_of_input, inputs.rows + i * p.input_stride + lane);
         }
     }
     FASTJAC_UNROLL

@@ -181,8 +181,9 @@ class InputLayout:
         fill_of_rows = count / padded(count, lanes)
         fill_of_channels = channels / padded(channels, lanes)
         #: Whether a channel's weights lie window by window, and not tap by tap.
-        self.by_window = fill_of_rows > fill_of_channels
-        self.by_window &= not packed.on_gpu and not live_only
+        self.by_window = (
+            not packed.on_gpu and not live_only and fill_of_rows > fill_of_channels
+        )
         self.live_only = live_only
         self.lanes_are_rows = self.by_window or live_only
         if self.lanes_are_rows:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastjac import native_conv, workspace
 from fastjac.rules.activation import Gate
 from fastjac.rules.base import Samples
-from fastjac.rules.layout import VECTOR_BYTES
+from fastjac.rules.layout import VECTOR_BYTES, padded
 from fastjac.rules.pooling import Average, Route
 
 #: From how many vectors of rows on, and up to which share of live inputs, rows of live
@@ -161,10 +161,10 @@ class Live:
     def read_alone(self, rows: int) -> bool:
         """Whether a convolution right above leaves out those that are dead."""
         lanes = VECTOR_BYTES // self.like.itemsize
-        vectors = -(-rows // lanes)
-        if vectors < FEWEST_VECTORS:
+        room = padded(rows, lanes)
+        if room < FEWEST_VECTORS * lanes:
             return False
-        return self.share() * vectors * lanes <= MOST_LIVE_INPUTS * rows
+        return self.share() * room <= MOST_LIVE_INPUTS * rows
 
     def share(self) -> float:
         """Return the share of the outputs behind the pool that are live."""
