@@ -33,6 +33,7 @@ class GatedHead(Rule):
         self.weights = (*hidden.weights, *logits.weights)
         self.biases = (*hidden.biases, *logits.biases)
         self.elements = hidden.elements
+        self._open_sums: Tensor | None = None
 
     def pull(self, rows: Tensor) -> Tensor:
         return self.hidden.pull(self.logits.pull(rows))
@@ -69,6 +70,7 @@ class GatedHead(Rule):
 
     def lift(self, ones: Tensor) -> None:
         super().lift(ones)
+        self._open_sums = None
         self.hidden.lift(ones)
         self.logits.lift(ones)
 
@@ -84,11 +86,16 @@ class GatedHead(Rule):
             self.hidden.bias_gradients(between, (hidden_sum,))
 
     def _open_ones(self, rows: Tensor) -> Tensor:
-        """Return ``ones`` times the gates, added up over samples, (R, H)."""
-        assert self.ones is not None
-        units = self.hidden.packed.shape[0]
-        gates = self.gate.factor(rows.dtype).expand(rows.shape[1], units)
-        return self.ones.t() @ gates
+        """Return ``ones`` times the gates, added up over samples, (R, H).
+
+        Both biases ask for it; it is computed once.
+        """
+        if self._open_sums is None:
+            assert self.ones is not None
+            units = self.hidden.packed.shape[0]
+            gates = self.gate.factor(rows.dtype).expand(rows.shape[1], units)
+            self._open_sums = self.ones.t() @ gates
+        return self._open_sums
 
     def narrow(self, samples: Samples) -> GatedHead:
         return GatedHead(
@@ -97,6 +104,7 @@ class GatedHead(Rule):
 
     def release(self) -> None:
         super().release()
+        self._open_sums = None
         self.hidden.release()
         self.logits.release()
 
