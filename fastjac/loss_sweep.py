@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,21 +67,24 @@ def loss_and_penalty(
         x, loss.slopes, loss.factor, inputs
     )
     first = len(linearization.weights)
-    terms = [
-        bias.detach() * gradient
+    shifts = [
+        (bias, gradient)
         for bias, gradient in zip(inputs[first:], gradients[first:], strict=True)
         if gradient is not None
     ]
-    slopes = loss.slopes @ sweep.seeds
-    if not _adds_up(slopes * linearization.logits, [*products, *terms]):
-        return None
+    with torch.no_grad():
+        slopes = loss.slopes @ sweep.seeds
+        if not _adds_up(slopes * linearization.logits, products, shifts):
+            return None
     penalty = loss.penalty(norms)
     total = _Both.apply(loss.value + loss.lam * penalty, gradients, *inputs)
     return total, penalty
 
 
-def _adds_up(whole: Tensor, terms: list[Tensor]) -> bool:
-    """Whether terms have the sum of ``whole``, to half of the digits.
+def _adds_up(
+    whole: Tensor, products: list[Tensor], shifts: list[tuple[Tensor, Tensor]]
+) -> bool:
+    """Whether parts of a slope of the loss add up to ``whole``, to half the digits.
 
     A network that is linear but for biases has, by Euler, ``z = J x + sum_l J_l b_l``,
     J_l the rows at the output of layer l. Times the loss's slopes g that is
@@ -89,11 +93,24 @@ def _adds_up(whole: Tensor, terms: list[Tensor]) -> bool:
 
     and it fails where activations were changed behind autograd's back: in place under
     no_grad, or through ``.data``.
+
+    Args:
+        whole: ``g * z``, (N, K).
+        products: ``g_r <row_r, x>``, of each chunk.
+        shifts: each ``b_l`` with ``dL/db_l``, the gradient of the loss alone.
     """
-    sums = torch.stack([term.sum() for term in terms])
-    sizes = torch.stack([term.abs().sum() for term in (whole, *terms)])
-    limit = torch.finfo(whole.dtype).eps ** 0.5 * sizes.sum()
-    return bool((sums.sum() - whole.sum()).abs() <= limit)
+    terms = [_flat(products)]
+    if shifts:
+        biases, gradients = zip(*shifts, strict=True)
+        terms.append(_flat(biases) * _flat(gradients))
+    parts = torch.cat(terms)
+    size = parts.abs().sum() + whole.abs().sum()
+    limit = torch.finfo(whole.dtype).eps ** 0.5 * size
+    return bool((parts.sum() - whole.sum()).abs() <= limit)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 class _Both(torch.autograd.Function):

@@ -46,10 +46,10 @@ class Norms:
             return
         assert self._norms is not None
         if rows.is_cpu and rows.dtype == self.dtype and native.usable(rows):
-            self._norms[part] += native_norms.squared_norms(rows)
+            self._norms[part].add_(native_norms.squared_norms(rows))
         else:
             dims = [d for d in range(rows.dim()) if d != 1]
-            self._norms[part] += rows.to(self.dtype).square().sum(dims)
+            self._norms[part].add_(rows.to(self.dtype).square().sum(dims))
 
     @property
     def each(self) -> Tensor:
