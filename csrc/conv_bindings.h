@@ -37,14 +37,14 @@ inline void bind_live_list(pybind11::module_& m) {
     m.def(
         "live_rows",
         [](const LiveArrays& a, const RowsPlace& rows, bool gather, bool live_only,
-           Address sums, Address bias, Address ones, DType dtype) {
+           Address bias, Address ones, Address bias_gradient, DType dtype) {
             by_dtype(dtype, [&](auto zero) {
                 using T = decltype(zero);
                 LiveRows<T> p{};
                 fill_rows(a, rows, p);
-                p.sums = optional_pointer<T>("sums", sums);
                 p.bias = optional_pointer<const T>("bias", bias);
-                if (p.bias != nullptr) {
+                p.bias_gradient = optional_pointer<T>("bias_gradient", bias_gradient);
+                if (p.bias != nullptr || p.bias_gradient != nullptr) {
                     p.ones = pointer<const T>("ones", ones, a.samples);
                 }
                 p.starts = pointer<const std::int32_t>("starts", a.starts, a.samples);
@@ -67,8 +67,8 @@ inline void bind_live_list(pybind11::module_& m) {
             });
         },
         py::kw_only(), py::arg("arrays"), py::arg("rows"), py::arg("gather"),
-        py::arg("live_only") = false, py::arg("sums") = 0, py::arg("bias") = 0,
-        py::arg("ones") = 0, py::arg("dtype"));
+        py::arg("live_only") = false, py::arg("bias") = 0, py::arg("ones") = 0,
+        py::arg("bias_gradient") = 0, py::arg("dtype"));
 }
 
 enum class ConvPass { pull, push, weight };

@@ -133,21 +133,21 @@ def live_rows(
     *,
     gather: bool,
     live_only: bool = False,
-    sums: Tensor | None = None,
     bias: Tensor | None = None,
     ones: Tensor | None = None,
+    bias_gradient: Tensor | None = None,
 ) -> None:
     """Move between rows (R, n, C, Q) of any strides and live entries, times the gates.
 
     Gathering copies; scattering adds to zeros, which it writes first, as several
-    entries of an average have one source. On a CPU gathering may write each channel's
-    sum over its entries to ``sums``, (n, C, stride) as the entries, and scattering may
-    add ``bias`` (C,) times ``ones`` (n, R) to the entries on their way. ``live_only``:
-    scattering leaves the rows of dead outputs as they are; those of each output lie
-    together, up to the stride of channels.
+    entries of an average have one source. On a CPU, with ``ones`` (n, R), scattering
+    adds ``bias`` (C,) times them to the entries on their way, and gathering writes to
+    ``bias_gradient`` (C,) the sum of the entries times them. ``live_only``: scattering
+    leaves the rows of dead outputs as they are; those of each output lie together, up
+    to the stride of channels.
 
     Raises:
-        ValueError: the dtypes or devices differ.
+        ValueError: the dtypes, devices or shapes differ.
     """
     same_kind(live.like, rows, compact)
     bindings = native.bindings_of(rows)
@@ -163,19 +163,24 @@ def live_rows(
         stride_pixel=stride[3],
     )
     more: dict[str, Any] = {"live_only": True} if live_only else {}
-    if sums is not None:
-        same_kind(live.like, sums)
-        more["sums"] = sums.data_ptr()
-    if bias is not None and ones is not None:
-        same_kind(live.like, bias, ones)
-        shapes = (live.out_shape[1],), (live.samples, rows.shape[0])
-        if (bias.shape, ones.shape) != shapes:
+    if bias is not None:
+        bias = bias.contiguous()
+    channels = (live.out_shape[1],)
+    lifted = {
+        "ones": (ones, (live.samples, rows.shape[0])),
+        "bias": (bias, channels),
+        "bias_gradient": (bias_gradient, channels),
+    }
+    for name, (tensor, shape) in lifted.items():
+        if tensor is None or ones is None:
+            continue
+        same_kind(live.like, tensor)
+        if tensor.shape != shape or not tensor.is_contiguous():
             raise ValueError(
-                f"`bias` and `ones` must have shapes {shapes[0]} and {shapes[1]}; got "
-                f"{tuple(bias.shape)} and {tuple(ones.shape)}"
+                f"`{name}` must be contiguous, of shape {shape}; got "
+                f"{tuple(tensor.shape)} with strides {tensor.stride()}"
             )
-        bias, ones = bias.contiguous(), ones.contiguous()
-        more |= {"bias": bias.data_ptr(), "ones": ones.data_ptr()}
+        more[name] = tensor.data_ptr()
     bindings.live_rows(
         arrays=live.arrays,
         rows=place,

@@ -135,7 +135,8 @@ class Sweep:
         def tangents(chunk: Chunk, rows: Tensor) -> Tensor:
             norms.add(chunk, rows)
             here, ones = x[chunk.start : chunk.stop], _part(slopes, chunk)
-            products.append((rows * here).flatten(2).sum(2).t() * ones)
+            inner = (rows * here).sum(tuple(range(2, rows.dim())))
+            products.append(inner.t() * ones)
             times = factor(norms)
             start = rows * times if self._lent(rows) else rows.mul_(times)
             ones = ones.t().reshape(*rows.shape[:2], *(1,) * (rows.dim() - 2))

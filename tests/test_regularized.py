@@ -206,6 +206,16 @@ class Frames(nn.Module):
         return self.last(u.view(len(x), -1))
 
 
+def test_a_bias_whose_entries_lie_apart(path: str) -> None:
+    torch.manual_seed(0)
+    model = mlp().double()
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            layer.bias = nn.Parameter(torch.randn(layer.out_features, 2).double()[:, 0])
+    x = torch.randn(5, 7, dtype=DOUBLE)
+    assert in_one_sweep(assert_equal_to_apart(model, x))
+
+
 @pytest.mark.parametrize("samples", [1, 2, 5])
 def test_layers_that_see_several_images_of_a_sample(samples: int, path: str) -> None:
     step = assert_equal_to_apart(

@@ -2,12 +2,14 @@
 // sample. An entry of R rows is read from and written to R places that lie `stride_row`
 // apart, kMoved rows at a time without a loop over them, or by vectors where they lie
 // together. Bytes: each element once read and once written; the bias adds one
-// multiply-add an element.
+// multiply-add an element. A bias's gradient adds an addition: rows are added up over a
+// channel's entries, in L2, before they are multiplied.
 #include "live_rows.h"
 
 #include <omp.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "simd.h"
 
@@ -18,9 +20,9 @@ namespace {
 // Rows that are moved together, without a loop.
 constexpr int kMoved = 16;
 
-// Rows [begin, end) of sample n.
+// Rows [begin, end) of sample n, and the share's place among all.
 struct Share {
-    std::int64_t n, begin, end;
+    std::int64_t n, begin, end, place;
 };
 
 // Among how many threads the rows of each sample are divided.
@@ -40,7 +42,7 @@ void each_share(const LiveRows<T>& p, std::int64_t parts, const Body& body) {
         for (std::int64_t part = 0; part < parts; ++part) {
             const std::int64_t begin = groups * part / parts * kMoved;
             const std::int64_t end = groups * (part + 1) / parts * kMoved;
-            body(Share{n, begin, std::min(end, p.row_count)});
+            body(Share{n, begin, std::min(end, p.row_count), n * parts + part});
         }
     }
 }
@@ -90,6 +92,79 @@ void clear_rows(const LiveRows<T>& p, std::int64_t n) {
     }
 }
 
+// The gradient of a bias, on its way: rows added up over a channel's entries by the
+// thread that gathers a share, then a number for each share and channel.
+template <typename T>
+class BiasGradient {
+  public:
+    BiasGradient(const LiveRows<T>& p, std::int64_t parts)
+        : p_(p),
+          wanted_(p.bias_gradient != nullptr),
+          stride_((p.row_count + kLanes<T> - 1) / kLanes<T> * kLanes<T>),
+          shares_(p.samples * parts),
+          rows_(wanted_ ? omp_get_max_threads() * room() : 0),
+          totals_(wanted_ ? shares_ * p.channel_count : 0) {}
+
+    // Elements from the sums of one channel to those of the next.
+    std::int64_t stride() const { return stride_; }
+
+    // Zeros, (C, stride), for the calling thread to add its share's rows to, or null.
+    T* open() {
+        if (!wanted_) return nullptr;
+        T* rows = of_thread();
+        std::fill(rows, rows + room(), T(0));
+        return rows;
+    }
+
+    // Multiplies what was added since `open` with the ones of the share.
+    void close(const Share& share) {
+        if (!wanted_) return;
+        const T* rows = of_thread();
+        T* ones = of_thread() + p_.channel_count * stride_;
+        std::copy_n(p_.ones + share.n * p_.row_count, p_.row_count, ones);
+        T* totals = totals_.data() + share.place * p_.channel_count;
+        constexpr int kTogether = 8;
+        for (std::int64_t c = 0; c < p_.channel_count; c += kTogether) {
+            const std::int64_t left = p_.channel_count - c;
+            WithConstant<kTogether>::call(
+                static_cast<int>(left < kTogether ? left : kTogether), [&](auto kc) {
+                    Vector<T> products[kc.of] = {};
+                    for (std::int64_t r = 0; r < stride_; r += kLanes<T>) {
+                        FASTJAC_UNROLL
+                        for (int i = 0; i < kc.of; ++i) {
+                            products[i] +=
+                                load(rows + (c + i) * stride_ + r) * load(ones + r);
+                        }
+                    }
+                    sums<kc.of, 0, T>(products, totals + c);
+                });
+        }
+    }
+
+    // Writes the sum over all shares, one after the other whoever gathered them.
+    void write() const {
+        if (!wanted_) return;
+        std::fill_n(p_.bias_gradient, p_.channel_count, T(0));
+        for (std::int64_t share = 0; share < shares_; ++share) {
+            const T* totals = totals_.data() + share * p_.channel_count;
+            for (std::int64_t c = 0; c < p_.channel_count; ++c) {
+                p_.bias_gradient[c] += totals[c];
+            }
+        }
+    }
+
+  private:
+    // Elements of a thread: the sums of all channels, and the ones of a share.
+    std::int64_t room() const { return (p_.channel_count + 1) * stride_; }
+
+    T* of_thread() { return rows_.data() + omp_get_thread_num() * room(); }
+
+    const LiveRows<T>& p_;
+    const bool wanted_;
+    const std::int64_t stride_, shares_;
+    std::vector<T> rows_, totals_;
+};
+
 // Copies KR rows of one entry, and zeros behind them up to `padded`; adds them to the
 // sums of its channel unless `sums` is null.
 template <int KR, typename T>
@@ -121,13 +196,15 @@ inline void gather_entry(const LiveRows<T>& p, const T* rows, T factor,
     for (int r = 0; r < KR; ++r) sums[r] = moved[r];
 }
 
-// Gathers rows that lie together; `sums` is the sample's, or null.
+// Gathers rows that lie together, and adds them to `sums` (C, stride) unless it is
+// null.
 template <typename T>
-void gather_together(const LiveRows<T>& p, const Share& share, T* sums) {
+void gather_together(const LiveRows<T>& p, const Share& share, T* sums,
+                     std::int64_t stride) {
     const std::int64_t stop = share.end == p.row_count ? p.row_stride : share.end;
     each_entry_together(
         p, share.n, [&](const T* rows, T* compact, T factor, std::int32_t channel) {
-            T* total = sums == nullptr ? nullptr : sums + channel * p.row_stride;
+            T* total = sums == nullptr ? nullptr : sums + channel * stride;
             std::int64_t r = share.begin;
             for (; r + kLanes<T> <= share.end; r += kLanes<T>) {
                 const Vector<T> lanes = factor * load(rows + r);
@@ -171,31 +248,26 @@ void gather_live(const LiveRows<T>& p) {
     // Entries that are padded to whole vectors: how far those of the last rows reach.
     const std::int64_t last = (p.row_count - 1) / kMoved * kMoved;
     const std::int64_t end = p.row_stride == p.row_count ? 0 : p.row_stride - last;
-    each_share(p, parts_of_samples(p), [&](const Share& share) {
-        T* sums = nullptr;
-        if (p.sums != nullptr) {
-            sums = p.sums + share.n * p.channel_count * p.row_stride;
-            // Behind the last row stand the lanes that entries are padded to.
-            const bool ends = share.end == p.row_count;
-            const std::int64_t stop = ends ? p.row_stride : share.end;
-            for (std::int64_t c = 0; c < p.channel_count; ++c) {
-                T* channel = sums + c * p.row_stride;
-                std::fill(channel + share.begin, channel + stop, T(0));
-            }
-        }
+    const std::int64_t parts = parts_of_samples(p);
+    BiasGradient<T> gradient(p, parts);
+    const std::int64_t stride = gradient.stride();
+    each_share(p, parts, [&](const Share& share) {
+        T* sums = gradient.open();
         if (p.stride_row == 1) {
-            gather_together(p, share, sums);
-            return;
+            gather_together(p, share, sums, stride);
+        } else {
+            each_entry(p, share,
+                       [&](auto rows, const T* from, T* compact, T factor,
+                           std::int32_t channel, std::int64_t first) {
+                           const std::int64_t padded = rows.of == kMoved ? 0 : end;
+                           T* to = sums == nullptr ? nullptr
+                                                   : sums + channel * stride + first;
+                           gather_entry<rows.of>(p, from, factor, padded, compact, to);
+                       });
         }
-        each_entry(p, share,
-                   [&](auto rows, const T* from, T* compact, T factor,
-                       std::int32_t channel, std::int64_t first) {
-                       const std::int64_t padded = rows.of == kMoved ? 0 : end;
-                       T* to = sums == nullptr ? nullptr
-                                               : sums + channel * p.row_stride + first;
-                       gather_entry<rows.of>(p, from, factor, padded, compact, to);
-                   });
+        gradient.close(share);
     });
+    gradient.write();
 }
 
 template <typename T>

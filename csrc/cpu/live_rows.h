@@ -7,7 +7,8 @@ namespace fastjac {
 
 // Moves rows between pooled outputs and live entries:
 //   gather:  compact[n, e, r] = factor[e] * rows[r, n, c(e), q(e)], and if wanted
-//            sums[n, c, r] = sum over e with c(e) = c of compact[n, e, r]
+//            bias_gradient[c] = sum over n, r and e with c(e) = c of
+//            compact[n, e, r] * ones[n, r]
 //   scatter: rows[r, n, c(e), q(e)] += factor[e] * v, from zeros on, where
 //            v = compact[n, e, r] + bias[c(e)] * ones[n, r], if there is a bias
 // Scatter writes whole blocks of `stride_sample` elements: the rows of a sample where
@@ -22,9 +23,9 @@ struct LiveRows {
     const std::int32_t* channels;
     const std::int32_t* sources;
     const T* factors;
-    T* sums;        // (N, C, row_stride), or null
-    const T* bias;  // (C), or null
-    const T* ones;  // (N, R), the last coordinate of the tangents; null without a bias
+    T* bias_gradient;  // (C), or null
+    const T* bias;     // (C), or null
+    const T* ones;     // (N, R), the last coordinate of the tangents; null without both
     bool live_only;
     std::int64_t samples;
     std::int64_t channel_count;

@@ -53,8 +53,8 @@ class GatedLayer(Rule):
         #: The live outputs of the gated layer right below, where they are the inputs.
         self.below: Live | None = None
         self._gathered: tuple[Tensor, Tensor] | None = None
-        #: What was gathered, added up over each channel's entries, (n, C, stride).
-        self._channel_sums: Tensor | None = None
+        #: What was gathered times ``ones``, added up but over channels, (C,).
+        self._bias_gradient: Tensor | None = None
         self._layouts: dict[tuple[int, bool], InputLayout] = {}
 
     def layout(self, count: int) -> InputLayout:
@@ -140,9 +140,9 @@ class GatedLayer(Rule):
         (total,) = sums
         if total is not None and self.ones is not None:
             self._gather(rows)
-            assert self._channel_sums is not None
-            by_channel = self._channel_sums[..., : rows.shape[0]]
-            total.add(torch.bmm(by_channel, self.ones.unsqueeze(2)).sum(0).squeeze(1))
+            assert self._bias_gradient is not None
+            total.add(self._bias_gradient)
+            self._bias_gradient = None
 
     def _add_gradient(self, rows: Tensor, tangents: Tensor, total: Sum) -> Tensor:
         """Add the gradient; return the memory of the live entries' rows, now free."""
@@ -164,7 +164,7 @@ class GatedLayer(Rule):
 
     def release(self) -> None:
         super().release()
-        self._gathered = self._channel_sums = None
+        self._gathered = self._bias_gradient = None
 
     @property
     def multiplications(self) -> int:
@@ -195,9 +195,9 @@ class GatedLayer(Rule):
         held = self._hold(rows)
         compact = workspace.empty((self.live.entries, stride), held)
         if self.ones is not None and self.biases[0] is not None:
-            size = (self.live.samples, self.live.out_shape[1], stride)
-            self._channel_sums = workspace.empty(size, held)
-            self.live.gather(held, compact, self._channel_sums)
+            # Not the chunk's memory: a sum over chunks may keep it.
+            self._bias_gradient = held.new_empty(self.live.out_shape[1])
+            self.live.gather(held, compact, self.ones, self._bias_gradient)
         else:
             self.live.gather(held, compact)
         self._gathered = rows, compact

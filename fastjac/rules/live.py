@@ -170,12 +170,26 @@ class Live:
         """Return the share of the outputs behind the pool that are live."""
         return self._count / max(1, self.entries)
 
-    def gather(self, rows: Tensor, compact: Tensor, sums: Tensor | None = None) -> None:
+    def gather(
+        self,
+        rows: Tensor,
+        compact: Tensor,
+        ones: Tensor | None = None,
+        bias_gradient: Tensor | None = None,
+    ) -> None:
         """Copy rows (R, n, C, ...) times the gates to live entries.
 
-        ``sums`` (n, C, stride) receives those of each channel, added up.
+        ``bias_gradient`` (C,) receives the sum of those of each channel times ``ones``
+        (n, R).
         """
-        native_conv.live_rows(self, _planes(rows), compact, gather=True, sums=sums)
+        native_conv.live_rows(
+            self,
+            _planes(rows),
+            compact,
+            gather=True,
+            ones=ones,
+            bias_gradient=bias_gradient,
+        )
 
     def scatter(
         self,
