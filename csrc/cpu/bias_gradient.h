@@ -25,7 +25,7 @@ class BiasGradient {
     BiasGradient(const LiveRows<T>& p, std::int64_t parts)
         : p_(p),
           wanted_(p.bias_gradient != nullptr),
-          stride_((p.row_count + kLanes<T> - 1) / kLanes<T> * kLanes<T>),
+          stride_(vectors_of<T>(p.row_count) * kLanes<T>),
           shares_(p.samples * parts),
           rows_(wanted_ ? omp_get_max_threads() * room() : 0),
           totals_(wanted_ ? shares_ * p.channel_count : 0) {}

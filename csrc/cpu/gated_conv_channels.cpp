@@ -116,8 +116,7 @@ void pull_pixel(const GatedConv<T>& p, std::int64_t n, std::int64_t pixel,
     }
     if (end_tile < tile_count(p)) return;
     // Lanes that no tile wrote, because C' needs fewer vectors than the layout has.
-    const std::int64_t written =
-        (p.in_channels + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+    const std::int64_t written = vectors_of<T>(p.in_channels) * kLanes<T>;
     for (std::int64_t r = 0; r < p.row_count; ++r) {
         for (std::int64_t i = written; i < p.input_stride; ++i) {
             out[r * p.input_stride + i] = 0;

@@ -182,16 +182,12 @@ inline LiveInputs<T> inputs_of_tile(LiveInputs<T> inputs, std::int64_t tile) {
     return inputs;
 }
 
-template <typename T>
-std::int64_t row_vectors(const GatedConv<T>& p) {
-    return (p.row_count + kLanes<T> - 1) / kLanes<T>;
-}
-
 }  // namespace
 
 template <typename T>
 void gated_conv_pull_live(const GatedConv<T>& p) {
-    const std::int64_t pixels = p.in_height * p.in_width, vectors = row_vectors(p);
+    const std::int64_t pixels = p.in_height * p.in_width,
+                       vectors = vectors_of<T>(p.row_count);
 #pragma omp parallel for collapse(2) schedule(static)
     for (std::int64_t n = 0; n < p.samples; ++n) {
         for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
@@ -214,7 +210,8 @@ void gated_conv_pull_live(const GatedConv<T>& p) {
 template <typename T>
 void gated_conv_push_live(const GatedConv<T>& p) {
     const std::int64_t outputs = p.out_channels * p.pooled_pixels;
-    const std::int64_t pixels = p.out_height * p.out_width, vectors = row_vectors(p);
+    const std::int64_t pixels = p.out_height * p.out_width,
+                       vectors = vectors_of<T>(p.row_count);
 #pragma omp parallel for collapse(2) schedule(static)
     for (std::int64_t n = 0; n < p.samples; ++n) {
         for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {

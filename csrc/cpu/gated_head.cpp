@@ -68,7 +68,7 @@ void unit(const GatedHead<T>& p, std::int64_t j, std::int64_t first_row,
 
 template <typename T>
 void gated_head(const GatedHead<T>& p) {
-    const std::int64_t vectors = (p.in_channels + kLanes<T> - 1) / kLanes<T>;
+    const std::int64_t vectors = vectors_of<T>(p.in_channels);
     const std::int64_t size = p.units * p.row_count;
 #pragma omp parallel
     {

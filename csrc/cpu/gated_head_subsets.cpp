@@ -151,7 +151,7 @@ void add_channels(const GatedHead<T>& p, const Panels<T>& panels, std::int64_t l
 
 template <typename T>
 void gated_head_subsets(const GatedHead<T>& p) {
-    const std::int64_t vectors = (p.in_channels + kLanes<T> - 1) / kLanes<T>;
+    const std::int64_t vectors = vectors_of<T>(p.in_channels);
     const std::int64_t size = p.units * p.row_count;
     const std::int64_t groups = (p.sample_count + kGroup - 1) / kGroup;
 #pragma omp parallel

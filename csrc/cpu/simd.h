@@ -28,6 +28,12 @@ constexpr int kRegisters = 16;
 template <typename T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
+// How many vectors it takes to hold `count` elements.
+template <typename T>
+constexpr std::int64_t vectors_of(std::int64_t count) {
+    return (count + kLanes<T> - 1) / kLanes<T>;
+}
+
 template <typename T>
 struct VectorOf {
     typedef T type __attribute__((vector_size(kVectorBytes)));
