@@ -147,7 +147,7 @@ def live_rows(
     to the stride of channels.
 
     Raises:
-        ValueError: the dtypes, devices or shapes differ.
+        ValueError: the dtypes, devices or shapes differ; ``ones`` are missing.
     """
     same_kind(live.like, rows, compact)
     bindings = native.bindings_of(rows)
@@ -172,7 +172,7 @@ def live_rows(
         "bias_gradient": (bias_gradient, channels),
     }
     for name, (tensor, shape) in lifted.items():
-        if tensor is None or ones is None:
+        if tensor is None:
             continue
         same_kind(live.like, tensor)
         if tensor.shape != shape or not tensor.is_contiguous():

@@ -208,12 +208,12 @@ class Frames(nn.Module):
 
 def test_a_bias_whose_entries_lie_apart(path: str) -> None:
     torch.manual_seed(0)
-    model = mlp().double()
-    for layer in model:
-        if isinstance(layer, nn.Linear):
-            layer.bias = nn.Parameter(torch.randn(layer.out_features, 2).double()[:, 0])
-    x = torch.randn(5, 7, dtype=DOUBLE)
-    assert in_one_sweep(assert_equal_to_apart(model, x))
+    model = small_conv().double()
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            apart_in_memory = torch.randn(len(layer.weight), 2).double()[:, 0]
+            layer.bias = nn.Parameter(apart_in_memory)
+    assert in_one_sweep(assert_equal_to_apart(model, images()))
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5])
