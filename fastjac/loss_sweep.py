@@ -99,7 +99,7 @@ def _adds_up(
         products: ``g_r <row_r, x>``, of each chunk.
         shifts: each ``b_l`` with ``dL/db_l``, the gradient of the loss alone.
     """
-    terms = [_flat(products)]
+    terms = [product.flatten() for product in products]
     if shifts:
         biases, gradients = zip(*shifts, strict=True)
         terms.append(_flat(biases) * _flat(gradients))
